@@ -1,0 +1,124 @@
+"""What every activity works in: the worker's connections, heartbeats, bound logs, and errors that Temporal understands."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+from asyncpg import Connection, Record
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.models import Message, RunContext
+from knarr.errors import KnarrError, PlanError, TransientError
+from knarr.postgres.failures import classify
+from knarr.postgres.lease import Lease
+from knarr.postgres.session import Pools
+
+log = structlog.get_logger(__name__)
+
+# Cancellation reaches an activity with the answer to a heartbeat, so this bounds how long an abort may take to land.
+SECONDS_BETWEEN_BEATS: Final = 2.0
+
+# Tries of an activity that failed with an error we do not know, before it counts as a bug and stops the run.
+UNEXPECTED_ATTEMPTS: Final = 3
+
+LONGEST_MESSAGE: Final = 2_000
+
+_pools: Pools | None = None
+
+
+def use(pools: Pools) -> None:
+    """Gives the activities of this process their connections. Called once, by the worker."""
+    global _pools
+    _pools = pools
+
+
+def pools() -> Pools:
+    """The worker's pools, one for each alias."""
+    if _pools is None:
+        raise RuntimeError("activities.context.use() has not been called: this process is not a worker")
+    return _pools
+
+
+@asynccontextmanager
+async def source_of(run: RunContext) -> AsyncIterator["Connection[Record]"]:
+    """A connection to the run's source."""
+    async with pools().acquire(run.source) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def target_of(run: RunContext) -> AsyncIterator["Connection[Record]"]:
+    """A connection to the run's target."""
+    async with pools().acquire(run.target) as connection:
+        yield connection
+
+
+def lease_of(run: RunContext) -> Lease:
+    """The lease that a writing step was given. Raises PlanError when the workflow gave none."""
+    if run.lease is None:
+        raise PlanError(f"run {run.run_id} holds no lease on {run.target}", hint="the claim must come first")
+    return run.lease
+
+
+@asynccontextmanager
+async def working(
+    step: str, run: RunContext, *, mapping: int = -1, partition: int = -1, beat: Callable[[], Message] | None = None
+) -> AsyncIterator[None]:
+    """The frame of every activity: heartbeats with `beat()` as details, bound logs, classified failures.
+
+    Raises ApplicationError whose type is the class of our error; only TransientError and, a few times, an error that
+    we do not know are retryable. The cause is logged here and not sent on: server texts may quote rows.
+    """
+    bound = {"run": run.run_id, "step": step, "attempt": activity.info().attempt}
+    if mapping >= 0:
+        bound["mapping"] = mapping
+    if partition >= 0:
+        bound["partition"] = partition
+    with structlog.contextvars.bound_contextvars(**bound):
+        beating = asyncio.create_task(_beat(beat))
+        try:
+            yield
+        except asyncio.CancelledError:
+            log.info("cancelled")
+            raise
+        except Exception as error:
+            raise failure(error, step) from None
+        finally:
+            beating.cancel()
+
+
+def failure(error: Exception, step: str) -> ApplicationError:
+    """Our classified error as Temporal wants it: type, retryable or not, message for people, SQLSTATE in the details."""
+    if isinstance(error, ApplicationError):
+        return error
+    known = error if isinstance(error, KnarrError) else classify(error, step)
+    if type(known) is KnarrError:
+        final = activity.info().attempt >= UNEXPECTED_ATTEMPTS
+        log.error("unexpected error", exc_info=error, final=final)
+        return ApplicationError(
+            shortened(f"{step}: {type(error).__name__}: {pools().redact(str(error))}"),
+            type="Unexpected",
+            non_retryable=final,
+        )
+    transient = isinstance(known, TransientError)
+    log.warning("failed", error=type(known).__name__, message=known.message, sqlstate=known.sqlstate, retried=transient)
+    return ApplicationError(
+        shortened(pools().redact(str(known))), known.sqlstate, type=type(known).__name__, non_retryable=not transient
+    )
+
+
+def shortened(message: str) -> str:
+    """A message that fits into history."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} ... ({len(message):,} characters)"
+
+
+async def _beat(details: Callable[[], Message] | None) -> None:
+    while True:
+        if details is None:
+            activity.heartbeat()
+        else:
+            activity.heartbeat(details())
+        await asyncio.sleep(SECONDS_BETWEEN_BEATS)

@@ -1,0 +1,85 @@
+"""Whether the evidence in a report holds together: chain, verdicts, checks and plan held against each other.
+
+Each doubt is one sentence for an auditor. The offline checker (knarr.audit.offline) repeats the parts that need no
+database; both are free of each other's code on purpose.
+"""
+
+import json
+
+from pydantic import JsonValue
+
+from knarr.audit.canonical import digest_of
+from knarr.audit.facts import CheckFacts, ReportData, StoredCheck, VerdictFacts
+from knarr.audit.judged import said_by
+
+ENDED_WELL = ("sealed", "completed")
+
+
+def doubts_about(data: ReportData) -> list[str]:
+    """Every reason why this report's evidence can't be relied on; empty when there is none."""
+    doubts = [f"audit trail, entry {fault.position}: {fault.message}" for fault in data.trail.faults]
+    witnessed = _verdict_digests(data)
+    for verdict in data.verdicts:
+        doubts.extend(_doubts_about_verdict(verdict, data, witnessed))
+    if data.run.state in ENDED_WELL and not any(verdict.passed and not verdict.withdrawn for verdict in data.verdicts):
+        doubts.append(f"the run is recorded as {data.run.state}, but no verdict that passed stands")
+    return doubts
+
+
+def _verdict_digests(data: ReportData) -> set[str]:
+    digests = set()
+    for entry in data.trail.entries:
+        if entry.kind.startswith("verdict"):
+            digest = body_of(entry.body).get("digest")
+            if isinstance(digest, str):
+                digests.add(digest)
+    return digests
+
+
+def _doubts_about_verdict(verdict: VerdictFacts, data: ReportData, witnessed: set[str]) -> list[str]:
+    name = f"verdict of phase {verdict.phase}, round {verdict.round}"
+    doubts = []
+    computed = digest_of(verdict.document)
+    if computed != verdict.digest:
+        doubts.append(f"{name}: its document gives {computed}, its digest says {verdict.digest}: it was edited")
+    if verdict.digest not in witnessed:
+        doubts.append(f"{name}: the audit trail holds no verdict with the digest {verdict.digest}")
+    if (said := verdict.document.get("passed")) is not None and said is not verdict.passed:
+        doubts.append(f"{name}: its document says passed={said}, its row says passed={verdict.passed}")
+    if (plan_hash := verdict.document.get("plan_hash")) is not None and plan_hash != data.run.plan_hash:
+        doubts.append(f"{name}: it is about the plan {plan_hash}, the run's plan is {data.run.plan_hash}")
+    stored = [check for check in data.checks if (check.phase, check.round) == (verdict.phase, verdict.round)]
+    judged = said_by(verdict)
+    if verdict.passed and (failed := [check for check in judged if not check.passed]):
+        doubts.append(f"{name}: it says passed, but {len(failed)} of its checks did not")
+    if verdict.passed and not judged:
+        doubts.append(f"{name}: it says passed, but names no check")
+    doubts.extend(f"{name}: {what}" for what in _unlike_results(judged, stored))
+    return doubts
+
+
+def _unlike_results(judged: list[CheckFacts], stored: list[StoredCheck]) -> list[str]:
+    """Where the results that are stored are not those that the verdict was computed from."""
+    results: dict[tuple[str, str, int], list[StoredCheck]] = {}
+    for check in sorted(stored, key=lambda check: check.partition):
+        results.setdefault((check.kind, check.name, check.mapping), []).append(check)
+    unlike = []
+    for summary in judged:
+        behind = results.pop((summary.kind, summary.name, summary.mapping), [])
+        if digest_of([check.result for check in behind]) != summary.results_digest:
+            unlike.append(f"the results stored for {summary.kind} {summary.name!r} are not those it was computed from")
+    unlike.extend(f"the result stored for {kind} {name!r} is not in it" for kind, name, _ in results)
+    for check in stored:
+        row = check.model_dump(include={"kind", "name", "mapping", "partition", "outcome"})
+        if any(check.result.get(column) != value for column, value in row.items()):
+            unlike.append(f"the row of {check.kind} {check.name!r} ({check.partition}) contradicts its own document")
+    return unlike
+
+
+def body_of(text: str) -> dict[str, JsonValue]:
+    """An audit entry's body, or what can be shown of it when it is not the JSON object that it should be."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {"body": text}
+    return value if isinstance(value, dict) else {"body": value}

@@ -1,0 +1,132 @@
+"""The report on a run: one HTML file for people, one JSON file for machines and auditors, telling the same."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from knarr.audit import charts, shown, story
+from knarr.audit.canonical import canonical_json, digest_of
+from knarr.audit.facts import CheckFacts, Facts, FindingFacts, MappingFacts, ReportData
+from knarr.audit.judged import judged_checks
+from knarr.errors import PlanError
+from knarr.telemetry.scrub import scrub
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+FINDINGS_SHOWN: Final = 200
+EVENTS_SHOWN: Final = 400
+OBJECTS_SHOWN: Final = 400
+
+__all__ = ["ReportData", "load_report", "render_report", "report_json"]
+
+
+class MappingLine(Facts):
+    """A mapping with what verification said of it: the row of the report's main table."""
+
+    mapping: MappingFacts
+    rows_per_second: float
+    share: float
+    check: CheckFacts | None
+    verified: str
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one self-contained HTML document: no script, no address it would load from, fit for paper.
+
+    Names and values from databases are escaped, and characters that would act on the page are written out.
+    """
+    told = story.events(data)
+    checks = judged_checks(data)
+    findings = [(check, finding) for check in checks for finding in check.findings]
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=shown.visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        duration=shown.duration,
+        size=shown.size,
+        moment=shown.moment,
+        number=shown.number,
+        short=shown.short,
+        scrub=scrub,
+    )
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        kinds=charts.kinds(data),
+        slowest=charts.slowest(data),
+        bars=charts.time_bars(told),
+        axis=charts.time_span(told),
+        whole=(data.run.ended_at - data.run.started_at).total_seconds() if data.run.ended_at else 0.0,
+        events=told[:EVENTS_SHOWN],
+        events_total=len(told),
+        actions=story.actions(data),
+        mapping_lines=mapping_lines(data),
+        findings=findings[:FINDINGS_SHOWN],
+        findings_total=sum(check.findings_total for check in checks),
+        statements=[check for check in checks if check.sql],
+        objects=data.objects[:OBJECTS_SHOWN],
+        objects_total=len(data.objects),
+        plan_yaml=yaml.safe_dump(data.plan, sort_keys=False, allow_unicode=True, width=110),
+        report_digest=digest_of(data.model_dump(mode="json")),
+        finding_key=finding_key,
+    )
+
+
+def report_json(data: ReportData) -> str:
+    """The report as one line of canonical JSON whose last word on itself is `digest`, over everything else in it.
+
+    `python -m knarr.audit.offline FILE` checks it; a file in which one byte was changed does not pass.
+    """
+    document = data.model_dump(mode="json")
+    return canonical_json(document | {"digest": digest_of(document)}) + "\n"
+
+
+def load_report(text: str) -> ReportData:
+    """The data of a report as `report_json` wrote it.
+
+    Raises:
+        PlanError: the text is not such a report.
+    """
+    try:
+        document = json.loads(text)
+        if not isinstance(document, dict):
+            raise ValueError(f"found {type(document).__name__}, expected an object")
+        document.pop("digest", None)
+        return ReportData.model_validate(document)
+    except ValueError as error:
+        raise PlanError(f"not a Knarr report: {error}", hint="give the .json file that `knarr report` wrote") from error
+
+
+def mapping_lines(data: ReportData) -> list[MappingLine]:
+    """One line a mapping: its copy, and its parity check of the phase that was verified last."""
+    parity = {check.mapping: check for check in judged_checks(data) if check.kind == "parity"}
+    most = max((mapping.rows for mapping in data.mappings), default=0) or 1
+    return [
+        MappingLine(
+            mapping=mapping,
+            rows_per_second=mapping.rows / mapping.seconds if mapping.seconds > 0 else 0.0,
+            share=mapping.rows / most,
+            check=parity.get(mapping.number),
+            verified=_verified(parity.get(mapping.number)),
+        )
+        for mapping in data.mappings
+    ]
+
+
+def finding_key(finding: FindingFacts) -> str:
+    """A finding's key on one line: id = 7, line = 2."""
+    return ", ".join(f"{column} = {'NULL' if value is None else value}" for column, value in finding.key.items())
+
+
+def _verified(check: CheckFacts | None) -> str:
+    if check is None:
+        return "not computed"
+    return "identical" if check.passed else "differs" if check.outcome == "failed" else check.outcome

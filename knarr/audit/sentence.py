@@ -1,0 +1,107 @@
+"""The verdict in a sentence: what happened to the data, in words for somebody who has never seen a database."""
+
+from knarr.audit.evidence import ENDED_WELL
+from knarr.audit.facts import CheckFacts, Outcome, ReportData, VerdictFacts
+from knarr.audit.judged import judged_checks
+
+
+def conclude(data: ReportData) -> ReportData:
+    """The same data with its outcome, headline and explanation worked out from the facts in it."""
+    outcome = _outcome(data)
+    return data.model_copy(
+        update={"outcome": outcome, "headline": _headline(outcome, data), "explanation": _explanation(outcome, data)}
+    )
+
+
+def _last_verdict(data: ReportData) -> VerdictFacts | None:
+    """The verdict that counts: of the phase verified last, its last round."""
+    if not data.verdicts:
+        return None
+    order = {check.phase: index for index, check in enumerate(data.checks)}
+    return max(data.verdicts, key=lambda verdict: (order.get(verdict.phase, -1), verdict.round))
+
+
+def _outcome(data: ReportData) -> Outcome:
+    tampering = [fault for fault in data.trail.faults if fault.kind != "clock set back"]
+    if tampering or len(data.doubts) > len(data.trail.faults):
+        return "altered"
+    if data.run.state == "rolled back":
+        return "rolled back"
+    if data.run.state == "aborted":
+        return "aborted"
+    verdict = _last_verdict(data)
+    if verdict is not None and not verdict.passed:
+        return "differs"
+    if data.run.state in ENDED_WELL:
+        return "proved" if verdict is not None and not verdict.withdrawn else "not verified"
+    return "running"
+
+
+def _headline(outcome: Outcome, data: ReportData) -> str:
+    run = data.run
+    rows = sum(mapping.rows for mapping in data.mappings)
+    tables = _count(len(data.mappings), "table")
+    differences = sum(check.findings_total for check in _failed(data))
+    if outcome == "proved":
+        every = f"All {rows:,} rows" if rows != 1 else "The one row"
+        verb = "were moved" if rows != 1 else "was moved"
+        return f"{every} of {tables} {verb} from {run.source} to {run.target} and proved identical."
+    if outcome == "altered":
+        return "The evidence of this run has been altered. Nothing in this report can be relied on."
+    if outcome == "differs":
+        if differences:
+            return f"Not accepted: {_count(differences, 'difference')} between {run.source} and {run.target}."
+        failed = _count(len(_failed(data)), "check")
+        return f"Not accepted: {failed} between {run.source} and {run.target} did not pass."
+    if outcome == "rolled back":
+        why = f"{_count(differences, 'difference')} found" if differences else "the run did not succeed"
+        return f"Nothing was kept: {why}, and everything this run had written to {run.target} was taken back."
+    if outcome == "aborted":
+        return f"Nothing was kept: an operator stopped the run, and all it had written to {run.target} was taken back."
+    if outcome == "running":
+        moved = _count(rows, "row")
+        return f"Still running: {moved} of {tables} moved from {run.source} to {run.target} so far."
+    return f"Not verified: {_count(rows, 'row')} of {tables} moved from {run.source} to {run.target}, nothing proved."
+
+
+def _explanation(outcome: Outcome, data: ReportData) -> str:
+    checks = judged_checks(data)
+    passed = sum(check.passed for check in checks)
+    if outcome == "altered":
+        return data.doubts[0][:1].upper() + data.doubts[0][1:] + "."
+    if outcome == "proved":
+        compared = sum(check.target_rows or 0 for check in checks if check.kind == "parity")
+        return (
+            f"Every row was compared, column by column, with what the plan says it should have become: "
+            f"{compared:,} rows compared, {passed:,} of {len(checks):,} checks passed, none was left out."
+        )
+    failed = _failed(data)
+    if failed:
+        return _first(failed[0], data)
+    if not checks:
+        return "No check has been computed."
+    return f"{passed:,} of {len(checks):,} checks computed so far passed."
+
+
+def _first(check: CheckFacts, data: ReportData) -> str:
+    where = data.mapping_name(check.mapping)
+    if check.findings:
+        finding = check.findings[0]
+        key = ", ".join(f"{column} = {value}" for column, value in finding.key.items())
+        parts = (f"in {where}" if where else "", f"({key})" if key else "", _column(finding.column))
+        place = " ".join(part for part in parts if part)
+        values = f": expected {finding.expected}, found {finding.found}" if finding.column else ""
+        return f"The first one is {finding.kind or 'a difference'} {place}{values}.".replace("  ", " ")
+    return f"{check.kind} check {check.name!r} {check.outcome}: {check.message or 'no message'}"
+
+
+def _column(column: str | None) -> str:
+    return f"column {column}" if column else ""
+
+
+def _failed(data: ReportData) -> list[CheckFacts]:
+    return [check for check in judged_checks(data) if not check.passed]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

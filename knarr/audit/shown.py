@@ -1,0 +1,60 @@
+"""Numbers, times and foreign text in the form that people read."""
+
+import re
+from datetime import datetime
+from typing import Final
+
+# C0 and C1 controls, bidirectional overrides, invisible and line-breaking characters: none may act on the page.
+_ACTING: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def visible(value: object) -> object:
+    """Text with every character that would act on the page instead of being seen written out as ⟨U+XXXX⟩."""
+    if isinstance(value, str):
+        return _ACTING.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", value)
+    return value
+
+
+def short(text: str, length: int = 120) -> str:
+    """The text, or its beginning and an ellipsis where it is longer than `length` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """3.4 ms, 0.42 s, 12.3 s, 3 min 12 s, 1 h 02 min, 2 d 03 h."""
+    if seconds <= 0:
+        return "0 s"
+    if seconds < 0.1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+
+
+def size(count: int) -> str:
+    """A number of bytes with three digits: 812 B, 4.21 kB, 1.07 GB (powers of 1,000)."""
+    number = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 999.5:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} PB"
+
+
+def moment(at: datetime | None) -> str:
+    """2026-11-24 21:54:03 UTC, or a dash."""
+    return "–" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def number(count: float | None) -> str:
+    """1,234,567, or a dash."""
+    return "–" if count is None else f"{count:,.0f}"

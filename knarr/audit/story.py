@@ -1,0 +1,164 @@
+"""The audit trail read as a story: what happened when, how long it took, and who stepped in.
+
+Bodies of entries are free; the words that are understood here (all optional) are `step`, `summary`, `outcome`,
+`seconds`, `mapping`, `phase`, `actor`, `action`, `reason`, `accepted`, `answer`, `rows`, `state`, `name`. What is not
+understood is shown as it stands.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import JsonValue
+
+from knarr.audit.canonical import canonical_json
+from knarr.audit.chain import AuditEntry
+from knarr.audit.evidence import body_of
+from knarr.audit.facts import Facts, ReportData
+
+_TOLD: Final = frozenset({"step", "summary", "outcome", "seconds", "mapping", "phase", "message"})
+_BULK: Final = frozenset({"copy", "verify"})  # one entry a partition: told as one line for the whole stretch
+
+
+class Event(Facts):
+    """One line of the story, with the stretch of time that it took where that is known."""
+
+    position: int
+    started: datetime
+    ended: datetime
+    kind: str
+    title: str
+    detail: str
+    outcome: str
+    undo: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long it took by the clock; 0 for a moment."""
+        return (self.ended - self.started).total_seconds()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it says of itself that it went wrong."""
+        return self.outcome in {"failed", "refused", "error", "could not run"}
+
+
+class Action(Facts):
+    """What a person asked of the run, and what came of it."""
+
+    at: datetime
+    actor: str
+    action: str
+    reason: str
+    answer: str
+    refused: bool
+
+
+def events(data: ReportData) -> list[Event]:
+    """The story in order; stretches of partitions of one mapping are one event each."""
+    told: list[Event] = []
+    bulk: list[AuditEntry] = []
+    for entry in data.trail.entries:
+        if bulk and (entry.kind != bulk[0].kind or entry.kind not in _BULK):
+            told.extend(_stretches(bulk, data))
+            bulk = []
+        if entry.kind in _BULK:
+            bulk.append(entry)
+        else:
+            told.append(_event(entry, data))
+    told.extend(_stretches(bulk, data))
+    return told
+
+
+def actions(data: ReportData) -> list[Action]:
+    """What people did, in order: every entry that names somebody who acted, with the reason they gave."""
+    found = []
+    for entry in data.trail.entries:
+        body = body_of(entry.body)
+        actor = body.get("actor")
+        if not isinstance(actor, str) or not actor:
+            continue
+        refused = body.get("accepted") is False or body.get("outcome") == "refused"
+        found.append(
+            Action(
+                at=entry.at,
+                actor=actor,
+                action=_word(body.get("action")) or entry.kind,
+                reason=_word(body.get("reason")),
+                answer=_word(body.get("answer")) or ("refused" if refused else ""),
+                refused=refused,
+            )
+        )
+    return found
+
+
+def _stretches(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
+    by_mapping: dict[tuple[str, str], list[AuditEntry]] = {}
+    for entry in entries:
+        body = body_of(entry.body)
+        by_mapping.setdefault((_mapping(body, data), _word(body.get("phase"))), []).append(entry)
+    told = []
+    for (mapping, phase), part in by_mapping.items():
+        bodies = [body_of(entry.body) for entry in part]
+        rows = sum(_number(body.get("rows")) for body in bodies)
+        count = f"{len(part)} partition" + ("s" if len(part) != 1 else "")
+        told.append(
+            Event(
+                position=part[0].position,
+                started=min(_began(entry, body) for entry, body in zip(part, bodies, strict=True)),
+                ended=max(entry.at for entry in part),
+                kind=part[0].kind,
+                title=f"{part[0].kind} {mapping}".strip(),
+                detail=f"{rows:,.0f} rows in {count}" + (f", phase {phase}" if phase else ""),
+                outcome="done",
+                undo=False,
+            )
+        )
+    return told
+
+
+def _event(entry: AuditEntry, data: ReportData) -> Event:
+    body = body_of(entry.body)
+    mapping = _mapping(body, data)
+    step = _word(body.get("step")) or _word(body.get("action")) or _word(body.get("name"))
+    summary = _word(body.get("summary")) or _word(body.get("message"))
+    rest = {key: value for key, value in body.items() if key not in _TOLD and value not in (None, "", [], {})}
+    undo = entry.kind.startswith("compensation")
+    title = " ".join(part for part in (entry.kind if not step or undo else "", step, mapping) if part) or entry.kind
+    if step and entry.kind not in ("step", "compensation"):
+        title = f"{entry.kind}: {title}"
+    return Event(
+        position=entry.position,
+        started=_began(entry, body),
+        ended=entry.at,
+        kind=entry.kind,
+        title=title.replace("compensation", "undo", 1) if undo else title,
+        detail=" · ".join(part for part in (summary, _listed(rest)) if part),
+        outcome=_word(body.get("outcome")) or _word(body.get("state")),
+        undo=undo,
+    )
+
+
+def _began(entry: AuditEntry, body: dict[str, JsonValue]) -> datetime:
+    # An entry is written when its step ends; a step that took longer than a run can last is a damaged entry.
+    return entry.at - timedelta(seconds=min(max(_number(body.get("seconds")), 0.0), 10.0**8))
+
+
+def _listed(rest: Mapping[str, JsonValue]) -> str:
+    shown = ((key, value if isinstance(value, str) else canonical_json(value)) for key, value in rest.items())
+    return ", ".join(f"{key} {value}" for key, value in shown)
+
+
+def _mapping(body: dict[str, JsonValue], data: ReportData) -> str:
+    mapping = body.get("mapping")
+    if isinstance(mapping, int) and not isinstance(mapping, bool):
+        return data.mapping_name(mapping)
+    return _word(mapping)
+
+
+def _word(value: JsonValue) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: JsonValue) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0

@@ -1,0 +1,275 @@
+"""Who may write to the target: claims, the lease with its epoch, the fence, and ending those that came before.
+
+Each step follows from a measurement (research/reliability.md, parts 0 and 3): M1 to M4 for the fence and the raise,
+M13 for ending older backends, M7 and M8 for asking the ledger.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Literal
+
+import asyncpg
+from pydantic import BaseModel, ConfigDict, Field
+
+from knarr.audit import chain
+from knarr.errors import ClaimRefused, LostLease, PlanError, TransientError
+from knarr.plan.models import Limits, Plan
+from knarr.plan.resolved import TableName
+from knarr.plan.units import seconds
+from knarr.postgres.failures import classified
+from knarr.postgres.session import Connection
+
+LEASE_LOCK: Final = 1802396018  # classid of knarr.fence's advisory lock
+STEP_LOCK: Final = 1937007984  # classid of the lock that an attempt of a step holds while it writes
+RAISE_SECONDS: Final = 60.0
+ROLLBACK_SECONDS: Final = 5.0
+
+INSERT_RUN: Final = """
+INSERT INTO knarr.run (run_id, plan_name, plan_hash, plan, source_alias, target_alias)
+VALUES ($1, $2, $3, $4::text::json, $5, $6)
+ON CONFLICT (run_id) DO NOTHING
+RETURNING true
+"""
+READ_RUN: Final = "SELECT plan_hash, state FROM knarr.run WHERE run_id = $1"
+INSERT_LEASE: Final = "INSERT INTO knarr.lease (run_id) VALUES ($1) ON CONFLICT (run_id) DO NOTHING"
+READ_LEASE: Final = "SELECT lease_id, epoch, released FROM knarr.lease WHERE run_id = $1"
+# In one order for everybody, so that two starts wait for each other and never deadlock.
+INSERT_CLAIMS: Final = """
+INSERT INTO knarr.claim (table_schema, table_name, run_id)
+SELECT s, n, $3 FROM unnest($1::text[], $2::text[]) AS t (s, n) ORDER BY s, n
+ON CONFLICT (table_schema, table_name) DO NOTHING
+"""
+HELD_BY_OTHERS: Final = """
+SELECT c.table_schema, c.table_name, c.run_id, r.plan_name, r.started_at
+  FROM knarr.claim c
+  JOIN knarr.run r USING (run_id)
+  JOIN unnest($1::text[], $2::text[]) AS t (s, n) ON (c.table_schema, c.table_name) = (t.s, t.n)
+ WHERE c.run_id <> $3
+ ORDER BY 1, 2
+"""
+# Holders and waiters alike: whoever waits for the lock would write next.
+END_HOLDERS: Final = """
+SELECT pg_terminate_backend(l.pid)
+  FROM pg_locks l
+ WHERE l.locktype = 'advisory' AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = 2
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.pid <> pg_backend_pid()
+"""
+RAISE: Final = "UPDATE knarr.lease SET epoch = epoch + 1 WHERE lease_id = $1 RETURNING epoch"
+DELETE_CLAIMS: Final = "DELETE FROM knarr.claim WHERE run_id = $1"
+MARK_RELEASED: Final = "UPDATE knarr.lease SET released = true WHERE lease_id = $1"
+END_RUN: Final = "UPDATE knarr.run SET state = $2, ended_at = clock_timestamp() WHERE run_id = $1"
+
+RunEnd = Literal["completed", "rolled back", "aborted"]
+
+
+class Lease(BaseModel):
+    """What a writer shows at the fence: which lease, and the epoch that was current when it was given its work."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lease_id: int = Field(ge=1)
+    epoch: int = Field(ge=1)
+
+
+async def claim(
+    connection: Connection, run_id: str, plan: Plan, plan_hash: str, tables: Sequence[TableName], *, actor: str = ""
+) -> Lease:
+    """Takes the target tables for a run and gives it a lease, in one transaction; the same call again returns the lease.
+
+    Raises:
+        ClaimRefused: another run holds one of the tables, or this run has ended; nothing is written.
+        PlanError: the run exists with another plan.
+        TransientError: the server was in the way.
+    """
+    schemas, names = [table.schema_name for table in tables], [table.name for table in tables]
+    document = plan.model_dump_json(by_alias=True, exclude_defaults=True)
+    with classified(f"claiming the target tables for run {run_id}"):
+        async with connection.transaction(isolation="read_committed"):
+            started = await connection.fetchval(
+                INSERT_RUN, run_id, plan.name, plan_hash, document, plan.source, plan.target
+            )
+            run = await connection.fetchrow(READ_RUN, run_id)
+            if run is None or run["plan_hash"] != plan_hash:
+                raise PlanError(
+                    f"run {run_id} was started with another plan (digest {run['plan_hash'] if run else 'unknown'}, "
+                    f"now {plan_hash})",
+                    hint="a plan must not change under its run: finish or roll back the run, then start a new one",
+                )
+            await connection.execute(INSERT_LEASE, run_id)
+            lease = await connection.fetchrow(READ_LEASE, run_id)
+            if lease is None or lease["released"]:
+                raise ClaimRefused(f"run {run_id} has ended ({run['state']}) and can't write again")
+            await connection.execute(INSERT_CLAIMS, schemas, names, run_id)
+            _refuse(await connection.fetch(HELD_BY_OTHERS, schemas, names, run_id))
+            if started:
+                body = {"plan": plan.name, "plan_hash": plan_hash, "source": plan.source, "target": plan.target}
+                await chain.append(connection, run_id, "claim", "run started", body | ({"actor": actor} if actor else {}))
+            return Lease(lease_id=lease["lease_id"], epoch=lease["epoch"])
+
+
+def _refuse(held: "Sequence[asyncpg.Record]") -> None:
+    if not held:
+        return
+    lines = [
+        f"{row['table_schema']}.{row['table_name']} is held by run {row['run_id']} (plan '{row['plan_name']}', "
+        f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC)"
+        for row in held
+    ]
+    raise ClaimRefused(
+        "; ".join(lines), hint=f"wait for run {held[0]['run_id']} to end, or complete it or roll it back"
+    )
+
+
+@contextlib.asynccontextmanager
+async def writing(connection: Connection, limits: Limits | None = None) -> AsyncIterator[None]:
+    """A READ COMMITTED transaction that never returns a half-done connection; errors pass through as they are.
+
+    On a cancellation the connection is ended at once: closing the socket rolls back, and nothing has to be waited for.
+    """
+    transaction = connection.transaction(isolation="read_committed")
+    await transaction.start()
+    try:
+        if limits is not None:
+            for name, value in (("lock_timeout", limits.lock_timeout), ("statement_timeout", limits.statement_timeout)):
+                await connection.execute("SELECT set_config($1, $2, true)", name, f"{round(seconds(value) * 1000)}ms")
+        yield
+    except Exception:
+        await _roll_back(connection, transaction)
+        raise
+    except BaseException:
+        connection.terminate()
+        raise
+    await transaction.commit()
+
+
+async def _roll_back(connection: Connection, transaction: asyncpg.transaction.Transaction) -> None:
+    if connection.is_closed():
+        return
+    try:
+        await asyncio.wait_for(transaction.rollback(), ROLLBACK_SECONDS)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        # The error that led here is the one to tell; a closed socket rolls back as surely.
+        connection.terminate()
+
+
+async def fence(connection: Connection, lease: Lease) -> None:
+    """Passes the fence inside the caller's READ COMMITTED transaction, or raises LostLease."""
+    await connection.execute("SELECT knarr.fence($1, $2)", lease.lease_id, lease.epoch)
+
+
+@contextlib.asynccontextmanager
+async def fenced(connection: Connection, lease: Lease, *, limits: Limits | None = None) -> AsyncIterator[None]:
+    """A transaction that writes to the target: READ COMMITTED, behind the fence, with the plan's time limits.
+
+    Raises:
+        LostLease: the epoch has moved on; nothing was written.
+        asyncpg's errors, unclassified: callers wrap it in `classified(doing)`.
+    """
+    async with writing(connection, limits):
+        await fence(connection, lease)
+        yield
+
+
+def lock_number(key: str) -> int:
+    """The step's key as a signed 32-bit number; two steps that meet there merely disturb each other once."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=4).digest(), "big", signed=True)
+
+
+async def step_lock(connection: Connection, key: str) -> None:
+    """Ends older backends of this step, whatever they are doing, then takes the step's lock until the transaction ends.
+
+    Only pg_terminate_backend ends a backend whose client froze in mid COPY (measured, M4).
+    """
+    number = lock_number(key)
+    await connection.execute(END_HOLDERS, STEP_LOCK, number % 2**32)
+    await connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", STEP_LOCK, number)
+
+
+async def raise_epoch(connection: Connection, run_id: str, *, reason: str = "") -> Lease:
+    """Takes the right to write away from everybody who has it, and returns the lease with its new epoch.
+
+    The intent is in the audit trail before anything is ended; compensation may start when this returns.
+
+    Raises:
+        PlanError: the run has no lease, or the role may not end the backends.
+        TransientError: writers could not be ended within a minute.
+    """
+    with classified(f"raising the epoch of run {run_id}"):
+        lease = await read_lease(connection, run_id)
+        summary = f"writers of epoch {lease.epoch} lose the right to write; epoch {lease.epoch + 1} follows"
+        body = {"summary": summary, "reason": reason}
+        async with connection.transaction(isolation="read_committed"):
+            await chain.append(connection, run_id, f"raise epoch {lease.epoch}", "decision", body)
+        async with _exclusively(connection, lease.lease_id):
+            epoch = await connection.fetchval(RAISE, lease.lease_id)
+        return Lease(lease_id=lease.lease_id, epoch=epoch)
+
+
+@contextlib.asynccontextmanager
+async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[None]:
+    """A transaction that holds the lease's lock alone, after ending whoever had it."""
+    end = asyncio.get_running_loop().time() + RAISE_SECONDS
+    while True:
+        await connection.execute(END_HOLDERS, LEASE_LOCK, lease_id)
+        transaction = connection.transaction(isolation="read_committed")
+        await transaction.start()
+        try:
+            await connection.execute("SET LOCAL lock_timeout = '250ms'")
+            await connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", LEASE_LOCK, lease_id)
+        except asyncpg.LockNotAvailableError:
+            await transaction.rollback()
+        except BaseException:
+            connection.terminate()
+            raise
+        else:
+            break
+        if asyncio.get_running_loop().time() > end:
+            raise TransientError(
+                f"writers of lease {lease_id} did not end within {RAISE_SECONDS:.0f} s",
+                hint=f"see pg_locks, classid {LEASE_LOCK}, objid {lease_id}, for who they are",
+            )
+    try:
+        yield
+    except BaseException:
+        connection.terminate()
+        raise
+    await transaction.commit()
+
+
+async def read_lease(connection: Connection, run_id: str) -> Lease:
+    """The lease of a run as it stands.
+
+    Raises:
+        PlanError: the run is not known here.
+        LostLease: it was released.
+    """
+    row = await connection.fetchrow(READ_LEASE, run_id)
+    if row is None:
+        raise PlanError(f"run {run_id} has no lease in this database", hint="is the target's alias the one of the run?")
+    if row["released"]:
+        raise LostLease(f"the lease of run {run_id} was released: the run has ended")
+    return Lease(lease_id=row["lease_id"], epoch=row["epoch"])
+
+
+async def release(connection: Connection, run_id: str, state: RunEnd) -> None:
+    """Gives the run's tables free and closes its lease, after ending whoever still writes; the same call again is a no-op.
+
+    Raises:
+        PlanError: the run is not known here.
+        TransientError: the server was in the way.
+    """
+    with classified(f"releasing the tables of run {run_id}"):
+        row = await connection.fetchrow(READ_LEASE, run_id)
+        if row is None:
+            raise PlanError(f"run {run_id} has no lease in this database")
+        if row["released"]:
+            return
+        async with _exclusively(connection, row["lease_id"]):
+            await connection.execute(RAISE, row["lease_id"])
+            await connection.execute(MARK_RELEASED, row["lease_id"])
+            await connection.execute(DELETE_CLAIMS, run_id)
+            await connection.execute(END_RUN, run_id, state)
+            await chain.append(connection, run_id, "release", "run ended", {"state": state})

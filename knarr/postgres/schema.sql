@@ -1,0 +1,222 @@
+-- The knarr schema in the target: plan, lease, ledger, undo log, verdicts and audit trail of every run.
+-- Installed in one transaction under an advisory lock; every statement holds when it is run again.
+
+CREATE SCHEMA IF NOT EXISTS knarr;
+
+CREATE TABLE IF NOT EXISTS knarr.version (
+    only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version     integer NOT NULL
+);
+INSERT INTO knarr.version (version) VALUES (1) ON CONFLICT DO NOTHING;
+
+CREATE TABLE IF NOT EXISTS knarr.run (
+    run_id        text PRIMARY KEY,                -- the workflow id
+    plan_name     text NOT NULL,
+    plan_hash     text NOT NULL,                   -- SHA-256 of the plan's canonical JSON, hex
+    plan          json NOT NULL,                   -- the plan as loaded (knarr.plan.models.Plan); jsonb would lose the
+                                                   -- order of its columns
+    survey        json,                            -- versions, identities, problems; mappings are rows of their own
+    state         text NOT NULL DEFAULT 'running', -- running, sealed, completed, rolled back, aborted
+    source_alias  text NOT NULL,
+    target_alias  text NOT NULL,
+    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at      timestamptz
+);
+
+-- Who may write to the target now. An epoch only grows; no wall clock takes a lease away.
+CREATE TABLE IF NOT EXISTS knarr.lease (
+    lease_id    integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id      text NOT NULL UNIQUE REFERENCES knarr.run,
+    epoch       bigint NOT NULL DEFAULT 1,
+    released    boolean NOT NULL DEFAULT false
+);
+
+-- One row per target table that a run holds; the primary key is the mutual exclusion.
+CREATE TABLE IF NOT EXISTS knarr.claim (
+    table_schema  text NOT NULL,
+    table_name    text NOT NULL,
+    run_id        text NOT NULL REFERENCES knarr.run,
+    PRIMARY KEY (table_schema, table_name)
+);
+
+CREATE TABLE IF NOT EXISTS knarr.mapping (
+    run_id      text NOT NULL REFERENCES knarr.run,
+    mapping     integer NOT NULL,
+    name        text NOT NULL,
+    resolved    json NOT NULL,                     -- knarr.plan.resolved.ResolvedMapping
+    PRIMARY KEY (run_id, mapping)
+);
+
+CREATE TABLE IF NOT EXISTS knarr.partition (
+    run_id          text NOT NULL,
+    mapping         integer NOT NULL,
+    partition       integer NOT NULL,
+    lower_bound     text[],                        -- NULL: from the start
+    upper_bound     text[],                        -- NULL: to the end
+    estimated_rows  bigint NOT NULL,
+    PRIMARY KEY (run_id, mapping, partition),
+    FOREIGN KEY (run_id, mapping) REFERENCES knarr.mapping
+);
+
+-- Objects that a run made on the target; a row is written in the transaction that makes the object.
+CREATE TABLE IF NOT EXISTS knarr.object (
+    run_id      text NOT NULL REFERENCES knarr.run,
+    sequence    bigint GENERATED ALWAYS AS IDENTITY,  -- dropped in reverse of this order
+    mapping     integer NOT NULL,                  -- -1: of the run as a whole
+    stage       text NOT NULL,
+    kind        text NOT NULL,
+    name        text NOT NULL,
+    drop_sql    text NOT NULL,
+    epoch       bigint NOT NULL,
+    PRIMARY KEY (run_id, mapping, stage, kind, name)
+);
+
+-- Positions of sequences before the run moved them, for those that it did not make itself.
+CREATE TABLE IF NOT EXISTS knarr.sequence_before (
+    run_id      text NOT NULL REFERENCES knarr.run,
+    mapping     integer NOT NULL,
+    sequence    text NOT NULL,                     -- quoted, qualified
+    last_value  bigint NOT NULL,
+    is_called   boolean NOT NULL,
+    PRIMARY KEY (run_id, sequence)
+);
+
+-- One row per partition and phase written: inserted first in the transaction that copies the rows, so that a
+-- second attempt meets this row and not the data (ledger last looks like a poisoned row: measured, M7).
+CREATE TABLE IF NOT EXISTS knarr.ledger (
+    run_id       text NOT NULL,
+    mapping      integer NOT NULL,
+    phase        text NOT NULL,
+    partition    integer NOT NULL,
+    epoch        bigint NOT NULL,
+    attempt      integer NOT NULL,
+    rows         bigint,
+    bytes        bigint,
+    seconds      double precision,
+    copied_at    timestamptz,
+    PRIMARY KEY (run_id, mapping, phase, partition),
+    FOREIGN KEY (run_id, mapping, partition) REFERENCES knarr.partition
+);
+
+-- What verification computed, by check; a verdict is derived from these rows and from nothing else.
+CREATE TABLE IF NOT EXISTS knarr.check_result (
+    run_id          text NOT NULL REFERENCES knarr.run,
+    phase           text NOT NULL,
+    round           integer NOT NULL,              -- verification of a phase can be repeated (repair, resume)
+    kind            text NOT NULL,                 -- parity, integrity, rule, cross, downstream
+    name            text NOT NULL,
+    mapping         integer NOT NULL DEFAULT -1,
+    partition       integer NOT NULL DEFAULT -1,
+    outcome         text NOT NULL,                 -- passed, failed, could not run
+    result          jsonb NOT NULL,                -- knarr.verify.models.CheckResult
+    computed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, phase, round, kind, name, mapping, partition)
+);
+
+CREATE TABLE IF NOT EXISTS knarr.verdict (
+    run_id      text NOT NULL REFERENCES knarr.run,
+    phase       text NOT NULL,
+    round       integer NOT NULL,
+    passed      boolean NOT NULL,
+    withdrawn   boolean NOT NULL DEFAULT false,    -- set when the phase is rolled back
+    document    jsonb NOT NULL,                    -- knarr.verify.models.Verdict
+    digest      text NOT NULL,                     -- SHA-256 of the document's canonical JSON, hex; also in the audit trail
+    PRIMARY KEY (run_id, phase, round)
+);
+
+CREATE TABLE IF NOT EXISTS knarr.checkpoint (
+    run_id      text NOT NULL REFERENCES knarr.run,
+    name        text NOT NULL,
+    reached_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, name)
+);
+
+-- The audit trail: append-only, hash-chained per run; the head row makes a cut tail visible.
+CREATE TABLE IF NOT EXISTS knarr.audit (
+    run_id      text NOT NULL,
+    position    bigint NOT NULL,                   -- 1, 2, 3 without a gap
+    entry_key   text NOT NULL,                     -- idempotency: a retried activity appends once
+    at          timestamptz NOT NULL,
+    kind        text NOT NULL,
+    body        text NOT NULL,                     -- canonical JSON, hashed byte for byte
+    previous    bytea NOT NULL,                    -- digest of the entry before; 32 zero bytes at the start
+    digest      bytea NOT NULL,
+    PRIMARY KEY (run_id, position),
+    UNIQUE (run_id, entry_key)
+);
+
+CREATE TABLE IF NOT EXISTS knarr.audit_head (
+    run_id      text PRIMARY KEY,
+    position    bigint NOT NULL,
+    digest      bytea NOT NULL
+);
+
+CREATE OR REPLACE FUNCTION knarr.audit_digest(
+    p_previous bytea, p_run_id text, p_position bigint, p_at timestamptz, p_kind text,
+    p_key text, p_body text
+) RETURNS bytea LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
+    SELECT sha256(p_previous || convert_to(
+        p_run_id || chr(31) || p_position::text || chr(31)
+        || (extract(epoch FROM p_at) * 1000000)::bigint::text || chr(31) || p_kind || chr(31)
+        || p_key || chr(31) || p_body, 'UTF8'))
+$$;
+
+-- Appends one entry and returns the chain's head; the same key again returns the entry that stands.
+CREATE OR REPLACE FUNCTION knarr.audit_append(p_run_id text, p_key text, p_kind text, p_body text)
+RETURNS TABLE (entry_position bigint, entry_digest bytea)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    head knarr.audit_head;
+    now_at timestamptz;
+BEGIN
+    INSERT INTO knarr.audit_head VALUES (p_run_id, 0, decode(repeat('00', 32), 'hex')) ON CONFLICT DO NOTHING;
+    SELECT * INTO head FROM knarr.audit_head WHERE run_id = p_run_id FOR UPDATE;
+    SELECT a.position, a.digest INTO entry_position, entry_digest
+      FROM knarr.audit a WHERE a.run_id = p_run_id AND a.entry_key = p_key;
+    IF FOUND THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    now_at := clock_timestamp();
+    entry_position := head.position + 1;
+    entry_digest := knarr.audit_digest(head.digest, p_run_id, entry_position, now_at, p_kind, p_key, p_body);
+    INSERT INTO knarr.audit VALUES
+        (p_run_id, entry_position, p_key, now_at, p_kind, p_body, head.digest, entry_digest);
+    UPDATE knarr.audit_head SET position = entry_position, digest = entry_digest WHERE run_id = p_run_id;
+    RETURN NEXT;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION knarr.audit_refuse() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    RAISE EXCEPTION 'the audit trail is append-only: % on knarr.audit is refused', TG_OP
+        USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON knarr.audit
+    FOR EACH ROW EXECUTE FUNCTION knarr.audit_refuse();
+CREATE OR REPLACE TRIGGER audit_no_truncate BEFORE TRUNCATE ON knarr.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION knarr.audit_refuse();
+REVOKE ALL ON knarr.audit, knarr.audit_head FROM PUBLIC;
+
+-- The fence. VOLATILE plpgsql, so that the second statement has a snapshot newer than the lock (a STABLE function
+-- or one SELECT reads the old epoch: measured, M2). The shared advisory lock comes first: FOR SHARE alone lets
+-- busy writers starve the raise for a minute (M3). FOR KEY SHARE does not fence at all (M1).
+CREATE OR REPLACE FUNCTION knarr.fence(p_lease integer, p_epoch bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
+DECLARE
+    epoch_now bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the fence needs READ COMMITTED, found %', current_setting('transaction_isolation')
+            USING ERRCODE = 'KN002';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(1802396018, p_lease);  -- 0x6b6e6172 and so on: 'knar'
+    SELECT epoch INTO epoch_now FROM knarr.lease WHERE lease_id = p_lease FOR SHARE;
+    IF epoch_now IS DISTINCT FROM p_epoch THEN
+        RAISE EXCEPTION 'lost lease %: this writer has epoch %, the lease has %', p_lease, p_epoch, epoch_now
+            USING ERRCODE = 'KN001';
+    END IF;
+END
+$$;

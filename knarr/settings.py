@@ -1,0 +1,144 @@
+"""What a worker or a command is told by its surroundings: KNARR_* variables, and where each connection alias leads."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from knarr.errors import PlanError
+from knarr.telemetry.scrub import BLANK, scrub
+
+CONNECTION_PREFIX: Final = "KNARR_CONNECTION_"
+DEFAULT_CONNECTIONS_FILE: Final = Path("knarr.toml")
+_CONNINFO: Final = re.compile(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))")
+
+
+class Settings(BaseSettings):
+    """Read from KNARR_* environment variables; every field has a default that works on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="KNARR_", frozen=True, extra="ignore")
+
+    task_queue: str = Field(default="knarr", min_length=1, description="Temporal task queue that workers poll")
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus exposition; 0 switches it off")
+    connections_file: Path | None = Field(default=None, description="TOML with a [connections] table; default knarr.toml")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    state_dir: Path = Field(default=Path(".knarr"), description="where embedded servers keep their data")
+
+
+class Connections:
+    """Connection aliases and the addresses behind them; the only place that knows a password.
+
+    An alias is taken from KNARR_CONNECTION_<ALIAS> or else from the TOML file:
+
+        [connections]
+        legacy = "postgresql://reader@db1/shop?sslmode=verify-full"
+    """
+
+    def __init__(self, addresses: Mapping[str, SecretStr], file: Path) -> None:
+        self._addresses = dict(addresses)
+        self._file = file
+        self._secrets = _known_secrets(self._addresses.values())
+
+    def __repr__(self) -> str:
+        return f"Connections({', '.join(sorted(self._addresses))})"
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Connections":
+        """Reads the environment and the TOML file once.
+
+        Raises:
+            PlanError: the file was named but is not there, is not TOML, or [connections] holds something else than text.
+        """
+        file = settings.connections_file or DEFAULT_CONNECTIONS_FILE
+        addresses = _read_file(file, must_exist=settings.connections_file is not None)
+        for name, value in os.environ.items():
+            if name.upper().startswith(CONNECTION_PREFIX) and value:
+                addresses[name[len(CONNECTION_PREFIX) :].lower()] = SecretStr(value)
+        return cls(addresses, file)
+
+    def resolve(self, alias: str) -> SecretStr:
+        """The address behind an alias.
+
+        Raises:
+            PlanError: nobody said where the alias leads; names the variable and the file that were looked at.
+        """
+        if found := self._addresses.get(alias):
+            return found
+        known = ", ".join(sorted(self._addresses)) or "none"
+        raise PlanError(
+            f"connection '{alias}' leads nowhere: neither the variable {CONNECTION_PREFIX}{alias.upper()} nor "
+            f"[connections] {alias} in {self._file} is set (known aliases: {known})",
+            hint=f"export {CONNECTION_PREFIX}{alias.upper()}=postgresql://user@host/database where the worker starts",
+        )
+
+    def redact(self, text: str) -> str:
+        """The text without any address or password known here, in plain or URL spelling, nor anything that looks like one."""
+        for secret in self._secrets:
+            text = text.replace(secret, BLANK)
+        return scrub(text)
+
+
+def _read_file(file: Path, *, must_exist: bool) -> dict[str, SecretStr]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise PlanError(f"the connections file {file} is not there", hint="check KNARR_CONNECTIONS_FILE") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"the connections file {file} can't be read: {type(error).__name__}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"the connections file {file} is not TOML: {scrub(str(error))}") from None
+    table = document.get("connections", {})
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise PlanError(f"{file}: [connections] must map each alias to one address in quotes")
+    return {alias: SecretStr(value) for alias, value in table.items()}
+
+
+def connection_url(address: SecretStr) -> str:
+    """The address as a URL: libpq's `host=... dbname=...` spelling is turned into one, since asyncpg reads only URLs.
+
+    Raises:
+        PlanError: it is neither; the message does not repeat it.
+    """
+    text = address.get_secret_value().strip()
+    if "://" in text:
+        return text
+    fields = {key: (quoted or plain).replace("\\'", "'").replace("\\\\", "\\") for key, quoted, plain in _pairs(text)}
+    if not fields:
+        raise PlanError(
+            "a connection's address is neither postgresql://user@host/database nor host=... dbname=... "
+            "(it is not shown, since it may hold a password)"
+        )
+    return "postgresql:///?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in fields.items())
+
+
+def _pairs(text: str) -> list[tuple[str, str, str]]:
+    return [(match[1], match[2] or "", match[3] or "") for match in _CONNINFO.finditer(text)]
+
+
+def _known_secrets(addresses: Iterable[SecretStr]) -> list[str]:
+    """What must never be shown, longest first so that a whole address goes before the password in it."""
+    secrets: set[str] = set()
+    if password := os.environ.get("PGPASSWORD"):
+        secrets.add(password)
+    for address in addresses:
+        text = address.get_secret_value()
+        secrets.add(text)
+        if "://" in text:
+            parts = urlsplit(text)
+            spelled = [parts.password] if parts.password else []
+            spelled += [value for key, value in parse_qsl(parts.query) if key in ("password", "sslpassword")]
+        else:
+            spelled = [quoted or plain for key, quoted, plain in _pairs(text) if key in ("password", "sslpassword")]
+        for password in spelled:
+            secrets |= {password, unquote(password), quote(unquote(password), safe="")}
+    # One or two characters would blank out half of every message; such a password protects nothing.
+    return sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True)

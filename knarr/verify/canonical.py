@@ -1,0 +1,142 @@
+"""What "equal" means: for every type the one SQL text of a value, written the same way for both sides.
+
+Both sides are brought to the *target's* type and compared by the text that the type's output function gives under
+pinned session settings (knarr.verify.snapshot). So NULL is not '', -0 is not 0, one month is not thirty days, and two
+texts are equal when their bytes in UTF-8 are, whatever a collation says. By type:
+
+    type                        equal when
+    numeric                     same value and scale; if the source's type differs from the target's: same value
+                                (the scale is then the target's doing), NaN equals NaN
+    real, double precision      same shortest exact text: -0 and 0 differ, NaN equals NaN
+    character(n)                same up to trailing blanks, which are padding
+    character varying(n), bit   same text; the source is not cut to n first, so a cut value is a finding
+    json                        same text, blank for blank; jsonb: same content (the server normalises it, but 1.0 is
+                                not 1.00); a json source of a jsonb target is compared as jsonb
+    timestamp/timestamptz       same text in UTC after the cast to the target's type and precision
+    interval                    same months, days and microseconds
+    bytea, uuid, inet, cidr, macaddr, bit varying, tsvector, geometric types, ranges, multiranges: same text
+    arrays                      same bounds, elements and NULLs, elements by the rules above
+    money                       same amount (read under lc_monetary C)
+    xml                         same text but for the encoding that its declaration names
+    enums, composites, types of extensions: same text (an enum by its label; its order and its OID say nothing)
+    domains                     as the type beneath
+    reg* types, oid             same text
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from knarr.plan.resolved import ResolvedColumn
+from knarr.postgres.identifiers import quote
+
+Kind = Literal["text", "varchar", "char", "bits", "numeric", "xml", "integer", "plain"]
+
+_TYPMOD: Final = re.compile(r"\([^)]*\)")
+_INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
+_KINDS: Final[dict[str, Kind]] = {
+    "character varying": "varchar",
+    "varchar": "varchar",
+    "character": "char",
+    "bpchar": "char",
+    "bit": "bits",
+    '"bit"': "bits",
+    "bit varying": "bits",
+    "varbit": "bits",
+    "numeric": "numeric",
+    "xml": "xml",
+    "smallint": "integer",
+    "integer": "integer",
+    "bigint": "integer",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One column of one side, in SQL: as it enters the row hash, and as text to be shown and compared by itself."""
+
+    hashed: str
+    shown: str
+    integer: bool
+
+
+def enclosed(sql: str) -> str:
+    """What a plan's author wrote, in parentheses; the line break keeps a `--` comment from swallowing the closing one."""
+    return f"({sql}\n)" if "--" in sql else f"({sql})"
+
+
+def kind_of(column: ResolvedColumn) -> tuple[Kind, str]:
+    """Which rule applies to a column, and the `[]` of its arrays."""
+    if column.category != "builtin":
+        return "text", ""
+    element = _TYPMOD.sub("", column.base_type)
+    dimensions = "[]" if element.endswith("[]") else ""
+    return _KINDS.get(element.removesuffix("[]"), "plain"), dimensions
+
+
+def expected_value(column: ResolvedColumn) -> Value:
+    """The column as the source must give it: the plan's expression, cast to the target's type."""
+    kind, dimensions = kind_of(column)
+    expression = enclosed(column.expression)
+    match kind:
+        case "text":
+            cast = f"{expression}::text"
+        case "varchar":
+            cast = f"{expression}::varchar{dimensions}"
+        case "char":
+            cast = f"{expression}::bpchar{dimensions}"
+        case "bits" if column.source_type in _INTEGERS:
+            cast = f"{expression}::{column.base_type}::varbit"  # integers have no cast to varbit
+        case "bits":
+            cast = f"{expression}::varbit{dimensions}"
+        case _:
+            cast = f"{expression}::{column.base_type}"
+    return _canonical(column, cast)
+
+
+def actual_value(column: ResolvedColumn) -> Value:
+    """The column as the target holds it."""
+    name = quote(column.name)
+    return _canonical(column, f"{name}::text" if kind_of(column)[0] == "text" else name)
+
+
+def recomputed_value(column: ResolvedColumn, text_sql: str) -> Value:
+    """A text that a Python transform gave, read by the target as it reads what is copied into the column."""
+    kind, dimensions = kind_of(column)
+    match kind:
+        case "text":
+            cast = f"{text_sql}::{column.target_type}::text"
+        case "varchar":
+            cast = f"{text_sql}::varchar{dimensions}"
+        case "char":
+            cast = f"{text_sql}::bpchar{dimensions}"
+        case "bits":
+            cast = f"{text_sql}::varbit{dimensions}"
+        case _:
+            cast = f"{text_sql}::{column.base_type}"
+    return _canonical(column, cast)
+
+
+def output_text(column: ResolvedColumn) -> str:
+    """The source's value as COPY would write it (`t`, not `true`), which is what a Python transform is given.
+
+    `concat` calls the type's output function. DISTINCT FROM, because a composite of NULLs `IS NULL` without being it.
+    """
+    value = enclosed(column.expression)
+    return f"CASE WHEN {value} IS DISTINCT FROM NULL THEN concat({value}) END"
+
+
+def _canonical(column: ResolvedColumn, value: str) -> Value:
+    kind, dimensions = kind_of(column)
+    if kind == "char":
+        value = f"{value}::text{dimensions}"  # takes the padding off
+    elif kind == "numeric" and not dimensions and column.source_type != column.base_type:
+        value = f"trim_scale({value})"
+    if kind == "xml":
+        # The cast to text keeps the declaration's encoding, the output function (in ROW(...) and concat) drops it.
+        shown = f"CASE WHEN {value} IS DISTINCT FROM NULL THEN concat({value}) END"
+    elif kind == "text":
+        shown = value
+    else:
+        shown = f"({value})::text"
+    return Value(hashed=value, shown=shown, integer=kind == "integer" and not dimensions)

@@ -1,0 +1,205 @@
+"""The row hash and its sums: what is computed inside the databases, as SQL.
+
+A row's hash is `hashtextextended` over the text of ROW(canonical columns), with two seeds: 128 bits. The hashes of a
+partition are summed as numerics (a sum, because XOR cancels rows that are there twice) and counted. Never a sum of
+record hashes: it is linear in the columns and missed 6,678 of 10,000 swaps (research/performance.md 4.2).
+
+Rows are summed by buckets of their key in the same pass, for 3 to 12 % more than a bare sum, so that a difference is
+confined to some thousand rows at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from knarr.errors import DataError
+from knarr.verify.canonical import Value
+from knarr.verify.models import SHOWN_CHARACTERS
+
+Method = Literal["hashtextextended", "hashtextextended of UTF-8 in hex", "sha256 of UTF-8"]
+Argument = str | Sequence[str | None]
+
+# Made-up hashes would be trusted for ever: so both servers must agree on real ones first. Lengths around the hash
+# function's block of 12 bytes; the last one is not ASCII and is only asked of UTF-8 databases.
+_PROBES: Final = ("", "a", "abcdefghijk", "abcdefghijkl", "abcdefghijklm", "(1,\"a b\",,0.10)" * 40, "Größe €")
+
+PROBE_HASHES: Final = """
+SELECT current_setting('server_encoding') AS encoding,
+       array_agg(hashtextextended(probe COLLATE "C", seed) ORDER BY position, seed) AS hashes
+  FROM unnest($1::text[]) WITH ORDINALITY AS probes (probe, position)
+ CROSS JOIN (VALUES (0), (1)) AS seeds (seed)
+"""
+ENCODING: Final = "SELECT current_setting('server_encoding')"
+
+# One value of each type whose text depends on the server's version or settings.
+PROBE_TEXTS: Final = """
+SELECT ROW(1.1::float8, 0.1::float4, 1e-5::float8, '-0'::float8, 'NaN'::float8, 1.10::numeric, 'NaN'::numeric,
+           '2024-02-29 12:00:00.5+02'::timestamptz, '0044-03-15 BC'::date, '1 mon -3 days 04:05:06.7'::interval,
+           '\\xdeadbeef'::bytea, '12.34'::float8::numeric::money, '[0:1]={NULL,"a b"}'::text[], '[1,5)'::int4range,
+           '{"b": 1.0, "a": null}'::jsonb, '10.0.0.1/8'::inet, '(1.5,2)'::point, B'0101')::text
+"""
+
+MOST_BUCKETS: Final = 8192
+ROWS_IN_BUCKET: Final = 512
+_KEYS_IN_RUN_BITS: Final = 8  # whole-number keys: runs of 256 neighbours share a bucket, as damage often comes in runs
+
+
+@dataclass(frozen=True)
+class Relation:
+    """The rows of one side. `arguments` are bound as $1, $2 ...; conditions and values may refer to them."""
+
+    from_sql: str
+    conditions: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    key: tuple[Value, ...]
+    columns: tuple[Value, ...]
+
+    def with_condition(self, condition: str, *arguments: Argument) -> "Relation":
+        """The rows that also meet a condition; its arguments follow those that are there."""
+        conditions = (*self.conditions, condition)
+        return Relation(self.from_sql, conditions, (*self.arguments, *arguments), self.key, self.columns)
+
+
+def bucket_mask(estimated_rows: int) -> int:
+    """2^n - 1: how many buckets, less one; some hundred rows in each of a large partition's."""
+    buckets = 64
+    while buckets < MOST_BUCKETS and buckets * ROWS_IN_BUCKET < estimated_rows:
+        buckets *= 2
+    return buckets - 1
+
+
+def choose_method(
+    source_encoding: str, target_encoding: str, source_hashes: Sequence[int], target_hashes: Sequence[int]
+) -> Method:
+    """The quickest hash that gives the same number for the same text on both servers."""
+    if list(source_hashes) != list(target_hashes):
+        return "sha256 of UTF-8"
+    if source_encoding != target_encoding:
+        return "hashtextextended of UTF-8 in hex"
+    return "hashtextextended"
+
+
+def probes(both_utf8: bool) -> list[str]:
+    """The strings that both servers are asked to hash."""
+    return list(_PROBES if both_utf8 else _PROBES[:-1])
+
+
+def require_same_text(source: str, target: str) -> None:
+    """Refuses to compare anything when the two servers write the same values differently.
+
+    Raises:
+        DataError: they do.
+    """
+    if source != target:
+        raise DataError(
+            f"the two servers write the same values differently: the source gives {source}, the target {target}",
+            hint="PostgreSQL before 12 prints floats otherwise; verify from a newer copy of it",
+        )
+
+
+def bucket_sums(relation: Relation, method: Method, mask: int) -> str:
+    """b, n, s0, s1: rows and sums of row hashes by bucket."""
+    if relation.key:
+        return (
+            f"SELECT b, count(*) AS n, sum({_hash('t', method, 0)}) AS s0, sum({_hash('t', method, 1)}) AS s1\n"
+            f"  FROM (SELECT {_bucket(relation.key, method, mask)} AS b, {_row_text(relation.columns, method)} AS t\n"
+            f"{_source(relation)}\n        OFFSET 0) AS r\n GROUP BY b"
+        )
+    return (
+        f"SELECT h0 & {mask} AS b, count(*) AS n, sum(h0) AS s0, sum(h1) AS s1\n"
+        f"  FROM (SELECT {_hash('t', method, 0)} AS h0, {_hash('t', method, 1)} AS h1\n"
+        f"          FROM (SELECT {_row_text(relation.columns, method)} AS t\n"
+        f"{_source(relation)}\n                OFFSET 0) AS r OFFSET 0) AS h\n GROUP BY 1"
+    )
+
+
+def bucket_entries(relation: Relation, method: Method, mask: int) -> str:
+    """kh, h0, h1, k, n: the rows of the buckets $last::bigint[], by hash of the key and then by nothing else.
+
+    Without a key the row's own hash stands for it. Rows that are the same in all of these are one entry, counted in n.
+    """
+    last = len(relation.arguments) + 1
+    if relation.key:
+        kept = relation.with_condition(f"{_bucket(relation.key, method, mask)} = ANY(${last}::bigint[])")
+        key_text = _row_text(relation.key, method)
+    else:
+        row_hash = _hash(_row_text(relation.columns, method), method, 0)
+        kept = relation.with_condition(f"({row_hash} & {mask}) = ANY(${last}::bigint[])")
+        key_text = _row_text(relation.columns, method)
+    return (
+        f"SELECT kh, h0, h1, k, count(*) AS n\n"
+        f"  FROM (SELECT {_hash('kt', method, 0)} AS kh, {_hash('t', method, 0)} AS h0,\n"
+        f"               {_hash('t', method, 1)} AS h1, k\n"
+        f"          FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t, {_key_array(relation)} AS k\n"
+        f"{_source(kept)}\n                OFFSET 0) AS r) AS h\n"
+        f" GROUP BY kh, h0, h1, k\n ORDER BY kh"
+    )
+
+
+def rows_by_hash(relation: Relation, method: Method, mask: int) -> str:
+    """kh, h0, h1, k, c: rows of the buckets $last-1::bigint[] whose key has a hash in $last::bigint[]; c: column texts."""
+    first = len(relation.arguments) + 1
+    if relation.key:
+        in_bucket = f"{_bucket(relation.key, method, mask)} = ANY(${first}::bigint[])"
+        key_text = _row_text(relation.key, method)
+    else:
+        in_bucket = f"({_hash(_row_text(relation.columns, method), method, 0)} & {mask}) = ANY(${first}::bigint[])"
+        key_text = _row_text(relation.columns, method)
+    wanted = f"{_hash(key_text, method, 0)} = ANY(${first + 1}::bigint[])"
+    kept = relation.with_condition(in_bucket).with_condition(wanted)
+    shown = ", ".join(f"{value.shown} AS c{n}" for n, value in enumerate(relation.columns))
+    cells = ", ".join(_shortened(f"c{n}") for n in range(len(relation.columns)))
+    return (
+        f"SELECT DISTINCT ON (kh, h0, h1, k) {_hash('kt', method, 0)} AS kh, {_hash('t', method, 0)} AS h0,\n"
+        f"       {_hash('t', method, 1)} AS h1, k, ARRAY[{cells}]::text[] AS c\n"
+        f"  FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t, {_key_array(relation)} AS k,\n"
+        f"               {shown}\n"
+        f"{_source(kept)}\n        OFFSET 0) AS r"
+    )
+
+
+def _source(relation: Relation) -> str:
+    where = "\n           AND ".join(f"({condition})" for condition in relation.conditions)
+    return f"          FROM {relation.from_sql}" + (f"\n         WHERE {where}" if where else "")
+
+
+def _row_text(values: Sequence[Value], method: Method) -> str:
+    return _hashable(f"ROW({', '.join(value.hashed for value in values)})::text", method)
+
+
+def _hashable(text: str, method: Method) -> str:
+    match method:
+        case "hashtextextended":
+            return text
+        case "hashtextextended of UTF-8 in hex":
+            return f"encode(convert_to({text}, 'UTF8'), 'hex')"
+        case "sha256 of UTF-8":
+            return f"encode(sha256(convert_to({text}, 'UTF8')), 'hex')"
+
+
+def _hash(hashable: str, method: Method, seed: int) -> str:
+    if method == "sha256 of UTF-8":
+        return f"('x' || substr({hashable}, {1 + 16 * seed}, 16))::bit(64)::bigint"
+    return f'hashtextextended({hashable} COLLATE "C", {seed})'
+
+
+def _bucket(key: Sequence[Value], method: Method, mask: int) -> str:
+    terms = [f"(({value.hashed})::bigint >> {_KEYS_IN_RUN_BITS} & {mask})" for value in key if value.integer]
+    others = [value for value in key if not value.integer]
+    if others:
+        text = others[0].shown if len(others) == 1 else f"ROW({', '.join(value.hashed for value in others)})::text"
+        terms.append(f"({_hash(_hashable(f'({text})', method), method, 0)} & {mask})")
+    return f"coalesce(({' + '.join(terms)}) & {mask}, -1)"
+
+
+def _key_array(relation: Relation) -> str:
+    return f"ARRAY[{', '.join(value.shown for value in relation.key)}]::text[]"
+
+
+def _shortened(text: str) -> str:
+    # The same as knarr.verify.models.shorten, so that a long value stays where it is.
+    return (
+        f"CASE WHEN length({text}) <= {SHOWN_CHARACTERS} THEN {text}"
+        f" ELSE left({text}, {SHOWN_CHARACTERS}) || '... (' || length({text}) || ' characters, sha256 '"
+        f" || encode(sha256(convert_to({text}, 'UTF8')), 'hex') || ')' END"
+    )

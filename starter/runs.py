@@ -1,0 +1,185 @@
+"""Runs as Temporal knows them: ids, starting, finding by id or by the plan's name, listing."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.models import PlanDocument
+from knarr.plan.load import LoadedPlan
+from starter.connect import ensure_search_attributes
+from starter.exits import Exit
+from starter.failures import StarterError
+from workflows.messages import MigrationInput, Status
+
+WORKFLOW: Final = "Migration"
+PLAN: Final = SearchAttributeKey.for_keyword("KnarrPlan")
+PHASE: Final = SearchAttributeKey.for_keyword("KnarrPhase")
+STATE: Final = SearchAttributeKey.for_keyword("KnarrState")
+SOURCE: Final = SearchAttributeKey.for_keyword("KnarrSource")
+TARGET: Final = SearchAttributeKey.for_keyword("KnarrTarget")
+
+PLAN_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+RUN_ID: Final = re.compile(r"^(?P<plan>[a-z0-9][a-z0-9-]{0,62})/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ$")
+
+RunHandle = WorkflowHandle[Any, Status]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in the list."""
+
+    run_id: str
+    plan: str
+    source: str
+    target: str
+    state: str
+    phase: str
+    started_at: datetime
+    ended_at: datetime | None
+
+
+def new_run_id(plan: str, now: datetime) -> str:
+    """`shop-v2/2026-11-23T10-15-02Z`: reads in every list, sorts by time, and two starts in one second collide."""
+    return f"{plan}/{now.astimezone(UTC):%Y-%m-%dT%H-%M-%SZ}"
+
+
+async def start(
+    client: Client, plan: LoadedPlan, *, task_queue: str, actor: str, pause_before: list[str], now: datetime
+) -> RunHandle:
+    """Start a run of `plan`.
+
+    Raises:
+        StarterError: exit 5, a run of this plan is open; the message names it.
+    """
+    await ensure_search_attributes(client)
+    if open_run := await find_open(client, plan.plan.name):
+        raise _already_open(open_run.run_id)
+    name, source, target = plan.plan.name, plan.plan.source, plan.plan.target
+    run_id = new_run_id(name, now)
+    try:
+        return await client.start_workflow(
+            WORKFLOW,
+            MigrationInput(
+                plan_name=name,
+                source=source,
+                target=target,
+                plan=PlanDocument(canonical=plan.canonical, digest=plan.digest),
+                pause_before=pause_before,
+            ),
+            id=run_id,
+            task_queue=task_queue,
+            result_type=Status,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(PLAN, name),
+                    SearchAttributePair(SOURCE, source),
+                    SearchAttributePair(TARGET, target),
+                    SearchAttributePair(STATE, "starting"),
+                    SearchAttributePair(PHASE, "-"),
+                ]
+            ),
+            memo={"plan": name, "plan_hash": plan.digest, "source": source, "target": target, "started_by": actor},
+            static_summary=f"{name}: {source} to {target}",
+            static_details=_details(plan, actor, run_id),
+        )
+    except WorkflowAlreadyStartedError as error:
+        raise _already_open(run_id) from error
+
+
+def _already_open(run_id: str) -> StarterError:
+    return StarterError(
+        Exit.REFUSED,
+        f"a run of this plan is open already: {run_id}",
+        hint=f"watch it: knarr watch {run_id}   or take it back first: knarr abort {run_id} --reason ...",
+    )
+
+
+def _details(plan: LoadedPlan, actor: str, run_id: str) -> str:
+    """What the Web UI shows of a run, whatever happens to it. Aliases only: this is readable by everybody."""
+    lines = [
+        f"**{plan.plan.source} to {plan.plan.target}** · plan `{plan.plan.name}` · {len(plan.plan.mappings)} mappings",
+        plan.plan.description,
+        f"plan's SHA-256 `{plan.digest}` · started by {actor}",
+        f"`knarr watch {run_id}` · `knarr pause {run_id}` · `knarr abort {run_id}`",
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+async def find_open(client: Client, plan: str) -> Run | None:
+    """The open run of a plan, or None."""
+    return next(iter(await _query(client, f'{PLAN.name} = "{plan}" AND ExecutionStatus = "Running"')), None)
+
+
+async def listed(client: Client, *, plan: str | None = None) -> list[Run]:
+    """Runs, newest first; of one plan if it is named."""
+    return await _query(client, f'{PLAN.name} = "{plan}"' if plan else "")
+
+
+async def _query(client: Client, condition: str) -> list[Run]:
+    query = f'WorkflowType = "{WORKFLOW}"' + (f" AND {condition}" if condition else "")
+    found = [_run(execution) async for execution in client.list_workflows(query)]
+    return sorted(found, key=lambda run: run.started_at, reverse=True)
+
+
+def _run(execution: WorkflowExecution) -> Run:
+    attributes = execution.typed_search_attributes
+    ended = execution.status not in {None, WorkflowExecutionStatus.RUNNING}
+    state = attributes.get(STATE, "unknown")
+    if ended and state in {"starting", "running", "paused"}:
+        # Terminated or timed out from outside: the workflow could not say so any more.
+        state = execution.status.name.lower().replace("_", " ") if execution.status else state
+    return Run(
+        run_id=execution.id,
+        plan=attributes.get(PLAN, execution.id.split("/")[0]),
+        source=attributes.get(SOURCE, ""),
+        target=attributes.get(TARGET, ""),
+        state=state,
+        phase=attributes.get(PHASE, "-"),
+        started_at=execution.start_time,
+        ended_at=execution.close_time,
+    )
+
+
+async def find(client: Client, name: str) -> RunHandle:
+    """A run by its id, or the newest run of a plan by the plan's name (an open one before those that ended).
+
+    Raises:
+        StarterError: exit 3, there is none.
+    """
+    if "/" in name:
+        handle: RunHandle = client.get_workflow_handle(name, result_type=Status)
+        try:
+            await handle.describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise _unknown(name) from error
+            raise
+        return handle
+    if not PLAN_NAME.match(name):
+        raise _unknown(name)
+    runs = sorted(await listed(client, plan=name), key=lambda run: run.ended_at is None, reverse=True)
+    if not runs:
+        raise _unknown(name)
+    return client.get_workflow_handle(runs[0].run_id, result_type=Status)
+
+
+def _unknown(name: str) -> StarterError:
+    return StarterError(
+        Exit.NOT_FOUND,
+        f"there is no run {name!r}: neither a run's id nor the name of a plan that was run",
+        hint="see what there is: knarr list",
+    )

@@ -1,0 +1,48 @@
+"""Real servers for the tests, in folders that the service account can reach and that go when the tests end."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from knarr.local.cluster import Cluster
+from knarr.local.temporal import TemporalServer
+
+# A server whose defaults differ in all that changes how a value looks as text. What is true of two servers must not
+# depend on them, so every test that has a source and a target has one of each.
+UNLIKE: Final[Mapping[str, str]] = {
+    "TimeZone": "Asia/Kathmandu",  # +05:45
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "-4",
+    "bytea_output": "escape",
+}
+
+
+def new_folder() -> Path:
+    """A fresh folder in the temporary place; pytest's own are closed to the service account when we are root."""
+    folder = Path(tempfile.mkdtemp(prefix="knarr-tests-"))
+    folder.chmod(0o711)
+    return folder
+
+
+def start_cluster(settings: Mapping[str, str] | None = None) -> Cluster:
+    """A PostgreSQL server for tests; `stop_cluster` takes all of it away."""
+    return Cluster.start(new_folder() / "postgres", durable=False, settings=settings)
+
+
+def stop_cluster(cluster: Cluster) -> None:
+    """Stop the server and remove its folder."""
+    cluster.destroy()
+    cluster.state_dir.parent.rmdir()
+
+
+def start_temporal(*, persistent: bool = False, ui: bool = False) -> TemporalServer:
+    """A Temporal server for tests, on ports of its own; `stop_temporal` takes all of it away."""
+    return TemporalServer.start(new_folder() / "temporal", persistent=persistent, ui=ui, port=None, ui_port=None)
+
+
+def stop_temporal(server: TemporalServer) -> None:
+    """Stop the server and remove its folder."""
+    server.destroy()
+    server.state_dir.parent.rmdir()

@@ -1,0 +1,124 @@
+"""Turning back: the epoch is raised, the compensations run in reverse, and the run says how it ended."""
+
+from typing import Final
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.models import Compensation, CompensationInput, EndInput, RunInput, StepResult, VerdictSummary
+    from activities.seal import end_run, request_cancel
+    from activities.undo import raise_epoch
+    from workflows.conduct import Conduct
+    from workflows.controls import Turn
+    from workflows.policies import BRIEF, COMPENSATION
+
+REFUSED: Final = ("ClaimRefused", "SurveyRefused")
+
+
+class VerificationDiffersError(Exception):
+    """The verdict did not pass, and the plan says to roll back."""
+
+    def __init__(self, verdict: VerdictSummary) -> None:
+        super().__init__(difference(verdict))
+
+
+def difference(verdict: VerdictSummary) -> str:
+    """A verdict that did not pass, in one line: how many findings, and the first of them."""
+    first = verdict.first_findings[0] if verdict.first_findings else "no finding could be computed"
+    return f"verification failed: {verdict.findings:,} findings in {verdict.failed:,} checks; first: {first}"
+
+
+def what_failed(error: BaseException) -> tuple[str, str]:
+    """The class of our error behind Temporal's wrappers, and its message for people."""
+    while isinstance(error, ActivityError | ChildWorkflowError) and error.cause is not None:
+        error = error.cause
+    if isinstance(error, ApplicationError):
+        return error.type or "Unexpected", error.message
+    if isinstance(error, FailureError):
+        return type(error).__name__, error.message
+    return type(error).__name__, str(error)
+
+
+async def turn_back(conduct: Conduct, turn: Turn) -> None:
+    """Takes the run back to the start or to a checkpoint. Returns when all is taken back or skipped by a person.
+
+    The epoch is raised first, so that no stale writer can add what is being taken away.
+    """
+    conduct.controls.paused = False
+    conduct.view.message = turn.reason
+    await compensate(conduct, "epoch", Compensation(activity="raise_epoch", summary="fence off all that was writing"))
+
+    async def take_back(step: str, compensation: Compensation) -> None:
+        await compensate(conduct, step, compensation)
+
+    await conduct.saga.unwind(turn.to, take_back)
+
+
+async def compensate(conduct: Conduct, step: str, compensation: Compensation) -> None:
+    """Takes one step back; asks a person after a bounded number of attempts. A skip is remembered and reported."""
+    while True:
+        conduct.view.show("unwinding", step=f"undo {step}")
+        try:
+            await _attempt(conduct, compensation)
+            return
+        except ActivityError as error:
+            _, reason = what_failed(error)
+        if await conduct.ask_a_person(f"can't take back: {compensation.summary}: {reason}") == "skip":
+            conduct.skipped.append(compensation.summary)
+            return
+
+
+async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
+    if compensation.activity == "raise_epoch":
+        raised = await workflow.execute_activity(
+            raise_epoch, RunInput(run=conduct.run), summary=compensation.summary, **COMPENSATION
+        )
+        conduct.run = conduct.run.model_copy(update={"lease": raised.lease})
+        return
+    await workflow.execute_activity(
+        compensation.activity,
+        CompensationInput(
+            run=conduct.run, mapping=compensation.mapping, phase=compensation.phase, name=compensation.name
+        ),
+        result_type=StepResult,
+        summary=compensation.summary,
+        **COMPENSATION,
+    )
+
+
+async def end(conduct: Conduct, state: str, reason: str) -> None:
+    """Writes the last entry of the audit trail and releases the target."""
+    await conduct.stop_watchers()
+    await workflow.execute_activity(
+        end_run,
+        EndInput(run=conduct.run, state=state, reason=reason, skipped=conduct.skipped),
+        summary=state,
+        **BRIEF,
+    )
+
+
+async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
+    """Raises what Temporal shows as the outcome: canceled after an abort, else a failure whose first line says it.
+
+    Raises CancelledError (abort) or ApplicationError of type MigrationRolledBack, ClaimRefused or SurveyRefused.
+    """
+    view, run_id = conduct.view, conduct.run.run_id
+    if turn.kind == "abort":
+        view.show("aborted", step="ended")
+        # Only a workflow whose cancellation was requested ends as canceled, and a workflow can't request its own:
+        # an activity does it with the worker's client.
+        await workflow.execute_activity(request_cancel, RunInput(run=conduct.run), summary="end as canceled", **BRIEF)
+        await workflow.wait_condition(lambda: False)
+    if turn.error_type in REFUSED:
+        view.show("refused", step="ended")
+        raise ApplicationError(f"REFUSED: {turn.reason}", type=turn.error_type, non_retryable=True)
+    view.show("rolled back", step="ended")
+    back = "The target is what it was before; the source was only read."
+    if conduct.skipped:
+        back = f"NOT TAKEN BACK, by a person's decision: {'; '.join(conduct.skipped)}. The source was only read."
+    raise ApplicationError(
+        f"ROLLED BACK: {turn.reason}\n{back}\nNext: knarr report {run_id}",
+        type="MigrationRolledBack",
+        non_retryable=True,
+    )

@@ -1,0 +1,197 @@
+"""How a run is conducted: its state in one place, and the few things that every part of the saga does with it."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Literal, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from workflows.saga import Saga
+
+with workflow.unsafe.imports_passed_through():
+    from activities.decide import record_decision
+    from activities.models import Compensation, DecisionInput, MappingInput, MappingSummary, RunInput, StepResult
+    from workflows.controls import Controls
+    from workflows.messages import Pausing, Resumed, SagaState, Status
+    from workflows.policies import BRIEF, LONG
+    from workflows.settings import RunSettings
+    from workflows.view import View
+
+    from activities.models import RunContext
+
+Value = TypeVar("Value")
+
+
+class Conduct:
+    """The state of one run and its primitives: a step, a child, a gate to hold at, a person to ask."""
+
+    def __init__(
+        self, run: RunContext, settings: RunSettings, pause_before: list[str], before: Resumed | None = None
+    ) -> None:
+        self.run = before.run if before else run
+        self.settings = before.settings if before else settings
+        self.saga = Saga(before.saga if before else SagaState())
+        self.controls = Controls(paused=bool(before and before.paused), decided=before.decided if before else 0)
+        self.view = View(self.run, before.started_at if before else workflow.info().start_time)
+        self.pause_before = list(before.pause_before if before else pause_before)
+        self.round = before.round if before else 0
+        self.skipped: list[str] = []
+        self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
+        self._watchers: list[asyncio.Task[None]] = []
+        if before:
+            self.view.restore(before.progress)
+
+    def status(self) -> Status:
+        """Where the run is."""
+        return self.view.status(self.saga.checkpoints)
+
+    def start_watchers(self) -> None:
+        """Starts what runs beside the saga: decisions go to the audit trail, pauses go to the children."""
+        self._watchers = [asyncio.create_task(self._record_decisions()), asyncio.create_task(self._relay_pauses())]
+
+    async def stop_watchers(self) -> None:
+        """Waits until every decision is recorded, if there is a run to record it in, and stops watching."""
+        await workflow.wait_condition(lambda: not self.controls.unrecorded or self.run.lease is None)
+        for watcher in self._watchers:
+            watcher.cancel()
+
+    async def step(
+        self,
+        step: str,
+        activity: Any,
+        summary: str,
+        mapping: MappingSummary | None = None,
+        phase: str = "",
+        *,
+        undo: str,
+    ) -> None:
+        """A step that is one activity, with the compensation of that name."""
+        number = mapping.number if mapping else -1
+        given = MappingInput(run=self.run, mapping=number, phase=phase) if mapping else RunInput(run=self.run)
+
+        async def act() -> StepResult:
+            result: StepResult = await workflow.execute_activity(activity, given, summary=summary, **LONG)
+            return result
+
+        self.view.show(step=step.split("/")[0])
+        compensation = Compensation(
+            activity=undo,
+            summary=f"{undo.replace('_', ' ')} · {mapping.name}" if mapping else undo.replace("_", " "),
+            mapping=number,
+            phase=phase,
+        )
+        await self.saga.step(step, StepResult, act, undo=compensation)
+
+    async def child(self, workflow_run: Any, given: Any, *, name: str, summary: str) -> Any:
+        """Runs a child workflow that can be told to hold; its id reads `<run id>/<name>`."""
+        child = await workflow.start_child_workflow(
+            workflow_run,
+            given,
+            id=f"{self.run.run_id}/{name}",
+            static_summary=summary,
+            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
+        )
+        self._children[name] = child
+        try:
+            if given.paused != self.controls.paused:
+                await self._tell(child)
+            return await child
+        finally:
+            del self._children[name]
+
+    async def gate(self, step: str) -> None:
+        """Holds before a step while the run is paused, or when the run was asked at its start to pause there."""
+        if step in self.pause_before:
+            self.pause_before.remove(step)
+            self.controls.paused = True
+            self.controls.note("decision", "pause", "start", f"asked to pause before {step}", "paused")
+        if self.controls.paused:
+            self.view.show(
+                "paused",
+                step=f"before {step}",
+                waiting_for=f"`knarr resume {self.run.run_id} --reason ...` (paused before {step})",
+            )
+            await workflow.wait_condition(lambda: not self.controls.paused)
+            self.view.show("running")
+
+    async def ask_a_person(self, problem: str) -> Literal["retry", "skip"]:
+        """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI."""
+        self.controls.answer = None
+        self.view.message = problem
+        run_id = self.run.run_id
+        self.view.show(
+            "waiting for a person",
+            waiting_for=f"`knarr retry {run_id} --reason ...` or `knarr skip {run_id} --reason ...`",
+        )
+        await workflow.wait_condition(lambda: self.controls.answer is not None)
+        answer, self.controls.answer = self.controls.answer, None
+        self.view.message = ""
+        return answer or "retry"
+
+    def resumed(self) -> Resumed:
+        """All there is to know, for the next run of the same workflow."""
+        return Resumed(
+            run=self.run,
+            settings=self.settings,
+            saga=self.saga.state,
+            progress=self.view.progress(self.saga.checkpoints),
+            paused=self.controls.paused,
+            pause_before=self.pause_before,
+            started_at=self.view.started_at,
+            decided=self.controls.decided,
+            round=self.round,
+        )
+
+    async def _record_decisions(self) -> None:
+        """Brings every order and every decision into the audit trail, in order, as soon as there is one."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self.controls.unrecorded) and self.run.lease is not None)
+            decision = self.controls.unrecorded[0]
+            self.controls.decided += 1
+            await workflow.execute_activity(
+                record_decision,
+                DecisionInput(
+                    run=self.run,
+                    key=f"decision/{self.controls.decided}",
+                    kind=decision.kind,
+                    action=decision.action,
+                    actor=decision.actor,
+                    reason=decision.reason,
+                    answer=decision.answer,
+                    accepted=decision.accepted,
+                ),
+                summary=f"{decision.action} by {decision.actor}",
+                **BRIEF,
+            )
+            self.controls.unrecorded.pop(0)
+
+    async def _relay_pauses(self) -> None:
+        """Tells running children when the run is paused and when it goes on."""
+        told = self.controls.paused
+        while True:
+            await workflow.wait_condition(lambda: self.controls.paused != told)
+            told = self.controls.paused
+            if self.view.state in {"running", "paused"}:
+                waiting_for = f"`knarr resume {self.run.run_id} --reason ...`" if told else ""
+                self.view.show("paused" if told else "running", waiting_for=waiting_for)
+            for child in list(self._children.values()):
+                await self._tell(child)
+
+    async def _tell(self, child: workflow.ChildWorkflowHandle[Any, Any]) -> None:
+        try:
+            await child.signal("hold", Pausing(paused=self.controls.paused))
+        except ApplicationError:
+            workflow.logger.info("a child had ended before it could be told to hold")
+
+
+async def shielded(work: Coroutine[Any, Any, Value]) -> Value:
+    """Awaits work that no cancellation may cut short: unwinding, and what comes after it."""
+    task = asyncio.create_task(work)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise

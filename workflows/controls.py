@@ -1,0 +1,109 @@
+"""What operators have asked of a run: every order is held against the run's state, applied or refused with a reason."""
+
+from typing import Literal, NamedTuple
+
+from temporalio.exceptions import ApplicationError
+
+from workflows.messages import Accepted, Order, RollbackOrder, State
+
+ENDED: frozenset[State] = frozenset({"completed", "rolled back", "aborted", "refused"})
+
+
+class Turn(NamedTuple):
+    """Why the run turns back, how far, and how it is to end then."""
+
+    kind: Literal["abort", "rollback", "failure"]
+    to: str
+    actor: str
+    reason: str
+    error_type: str = ""
+
+
+class Decision(NamedTuple):
+    """One order or criterion, for the audit trail."""
+
+    kind: Literal["operator", "decision"]
+    action: str
+    actor: str
+    reason: str
+    answer: str
+    accepted: bool
+
+
+class Controls:
+    """The switches of a run. The workflow's handlers turn them; its main loop looks at them."""
+
+    def __init__(self, *, paused: bool, decided: int) -> None:
+        self.paused = paused
+        self.turn: Turn | None = None
+        self.approved = False
+        self.completed = False
+        self.answer: Literal["retry", "skip"] | None = None
+        self.answer_reason = ""
+        self.decided = decided
+        self.unrecorded: list[Decision] = []
+
+    def refusal(self, action: str, order: Order, state: State, checkpoints: list[str]) -> str | None:
+        """Why the order makes no sense now, for the person who gave it; None when it does."""
+        if state in ENDED:
+            return f"the run has ended: {state}"
+        if action in {"pause", "abort", "rollback"} and (state == "unwinding" or self.turn is not None):
+            return "the run is taking itself back; that is not interrupted"
+        answers = {"approve": "waiting for approval", "complete": "kept open"}
+        if action in answers and state != answers[action]:
+            return f"nothing to {action}: the run is {state}, not {answers[action]}"
+        if action in {"retry", "skip"} and state != "waiting for a person":
+            return f"nothing to {action}: the run is {state}, it does not wait for a person"
+        if action == "skip" and not order.reason:
+            return "skip needs a reason: it is what an auditor will read"
+        if action == "pause" and self.paused:
+            return "the run is paused already"
+        if action == "resume" and not self.paused:
+            return f"nothing to resume: the run is {state}, not paused"
+        if isinstance(order, RollbackOrder) and order.to != "start" and order.to not in checkpoints:
+            known = ", ".join(["start", *checkpoints])
+            return f"there is no checkpoint {order.to!r}; there are: {known}"
+        return None
+
+    def validate(self, action: str, order: Order, state: State, checkpoints: list[str]) -> None:
+        """Raises ApplicationError (type OrderRefused) with the reason; an update is then rejected."""
+        if refusal := self.refusal(action, order, state, checkpoints):
+            raise ApplicationError(refusal, type="OrderRefused", non_retryable=True)
+
+    def apply(self, action: str, order: Order, state: State) -> Accepted:
+        """Turns the switch. The order has been validated."""
+        message = "noted"
+        match action:
+            case "pause":
+                self.paused, state = True, "paused"
+                message = "paused: no new partition starts; those under way end"
+            case "resume":
+                self.paused, state = False, "running"
+                message = "resumed"
+            case "approve":
+                self.approved, message = True, "approved"
+            case "complete":
+                self.completed, message = True, "completed: it can no longer be taken back"
+            case "retry" | "skip":
+                self.answer, self.answer_reason = ("retry" if action == "retry" else "skip"), order.reason
+                message = "trying again" if action == "retry" else "skipped; the report says what was not taken back"
+            case "abort" | "rollback":
+                to = order.to if isinstance(order, RollbackOrder) else "start"
+                self.turn = Turn("abort" if action == "abort" else "rollback", to, order.actor, order.reason)
+                self.paused, state = False, "unwinding"
+                message = f"taking everything back to {to}, then the run ends" if to == "start" else f"going back to {to}"
+            case _:
+                raise ValueError(f"unknown order {action!r}")
+        self.note("operator", action, order.actor, order.reason, message)
+        return Accepted(state=state, message=message)
+
+    def turn_back(self, kind: Literal["abort", "rollback"], actor: str, reason: str) -> None:
+        """The run turns back for a reason of its own: a deadline, or Temporal's cancellation."""
+        self.turn = Turn(kind, "start", actor, reason)
+        self.note("decision", kind, actor, reason, "taking everything back")
+
+    def note(
+        self, kind: Literal["operator", "decision"], action: str, actor: str, reason: str, answer: str, accepted: bool = True
+    ) -> None:
+        """Keeps a decision until it is in the audit trail."""
+        self.unrecorded.append(Decision(kind, action, actor, reason, answer, accepted))

@@ -1,0 +1,101 @@
+"""One mapping's rows of one phase: a child that copies its partitions through a sliding window."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from temporalio import workflow
+
+from workflows.window import Piece, sliding_window
+
+with workflow.unsafe.imports_passed_through():
+    from activities.copy import copy_partitions
+    from activities.models import CopyInput
+    from workflows.messages import Moved, MoveInput, PartitionsDone, Pausing
+    from workflows.policies import COPY
+
+# A mapping tells its parent how far it is at most this often in its life, so that the parent's history stays short.
+REPORTS: Final = 50
+
+
+@workflow.defn(name="MoveMapping")
+class MoveMappingWorkflow:
+    """Copies partitions `next_partition`..end; continues as new when its history has grown long."""
+
+    @workflow.init
+    def __init__(self, move: MoveInput) -> None:
+        self._move = move
+        self._paused = move.paused
+        self._done = move.next_partition
+        self._reported = move.next_partition
+        self._rows = move.rows
+        self._bytes = move.bytes
+
+    @workflow.run
+    async def run(self, move: MoveInput) -> Moved:
+        """Returns what was moved in all. Raises ActivityError for what no retry can help."""
+        started = await sliding_window(move.window, self._pieces(), may_start=self._may_start)
+        next_partition = move.next_partition + started
+        if next_partition < move.mapping.partitions:
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            workflow.continue_as_new(
+                move.model_copy(
+                    update={
+                        "next_partition": next_partition,
+                        "rows": self._rows,
+                        "bytes": self._bytes,
+                        "paused": self._paused,
+                    }
+                )
+            )
+        return Moved(partitions=move.mapping.partitions, rows=self._rows, bytes=self._bytes)
+
+    @workflow.signal
+    def hold(self, pausing: Pausing) -> None:
+        """The parent pauses or resumes: no partition starts while paused; those under way end."""
+        self._paused = pausing.paused
+
+    async def _may_start(self) -> bool:
+        await workflow.wait_condition(lambda: not self._paused)
+        return not workflow.info().is_continue_as_new_suggested()
+
+    def _pieces(self) -> Iterable[Piece]:
+        for number in range(self._move.next_partition, self._move.mapping.partitions):
+
+            async def copy(partition: int = number) -> None:
+                await self._copy(partition)
+
+            yield copy
+
+    async def _copy(self, partition: int) -> None:
+        mapping = self._move.mapping
+        result = await workflow.execute_activity(
+            copy_partitions,
+            CopyInput(
+                run=self._move.run, mapping=mapping.number, phase=self._move.phase, first=partition, last=partition
+            ),
+            summary=f"{mapping.name} · partition {partition + 1} of {mapping.partitions}",
+            **COPY,
+        )
+        self._done += 1
+        self._rows += result.rows
+        self._bytes += result.bytes
+        await self._report()
+
+    async def _report(self) -> None:
+        total = self._move.mapping.partitions
+        if self._done < total and (self._done - self._reported) * REPORTS < total:
+            return
+        self._reported = self._done
+        parent = workflow.info().parent
+        if parent is None:
+            return
+        await workflow.get_external_workflow_handle(parent.workflow_id).signal(
+            "partitions_done",
+            PartitionsDone(
+                mapping=self._move.mapping.number,
+                phase=self._move.phase,
+                partitions=self._done,
+                rows=self._rows,
+                bytes=self._bytes,
+            ),
+        )

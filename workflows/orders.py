@@ -1,0 +1,150 @@
+"""The doors through which operators reach a run: updates that are validated and answered, signals, queries."""
+
+from typing import Final
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from workflows.conduct import Conduct
+    from workflows.messages import (
+        Accepted,
+        Order,
+        PartitionsDone,
+        Progress,
+        RollbackOrder,
+        Status,
+        VerifiedRows,
+    )
+
+# Who gave an order that came as a bare signal, e.g. by `temporal workflow signal --name pause`.
+BY_SIGNAL: Final = Order(actor="signal")
+
+
+class TakesOrders:
+    """A workflow that can be paused, resumed, aborted, approved, completed, rolled back, and asked where it is.
+
+    An update that makes no sense now is rejected with the reason and leaves no event; a signal can't be rejected,
+    so one that makes no sense is written to the audit trail as refused.
+    """
+
+    conduct: Conduct
+
+    def _check(self, action: str, order: Order) -> None:
+        self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.saga.checkpoints)
+
+    def _apply(self, action: str, order: Order) -> Accepted:
+        return self.conduct.controls.apply(action, order, self.conduct.view.state)
+
+    def _signalled(self, action: str, order: Order) -> None:
+        controls, state = self.conduct.controls, self.conduct.view.state
+        if refusal := controls.refusal(action, order, state, self.conduct.saga.checkpoints):
+            controls.note("operator", action, order.actor, order.reason, refusal, accepted=False)
+        else:
+            controls.apply(action, order, state)
+
+    @workflow.update
+    def pause(self, order: Order) -> Accepted:
+        """No new partition starts; those under way end."""
+        return self._apply("pause", order)
+
+    @workflow.update
+    def resume(self, order: Order) -> Accepted:
+        """Goes on after a pause, or forward again from a checkpoint."""
+        return self._apply("resume", order)
+
+    @workflow.update
+    def abort(self, order: Order) -> Accepted:
+        """Takes everything back and ends the run as canceled."""
+        return self._apply("abort", order)
+
+    @workflow.update
+    def rollback(self, order: RollbackOrder) -> Accepted:
+        """Takes the run back to a checkpoint or to the start."""
+        return self._apply("rollback", order)
+
+    @workflow.update
+    def approve(self, order: Order) -> Accepted:
+        """Lets a phase that waits for approval go on."""
+        return self._apply("approve", order)
+
+    @workflow.update
+    def complete(self, order: Order) -> Accepted:
+        """Ends the time in which a run that succeeded can still be taken back."""
+        return self._apply("complete", order)
+
+    @workflow.update
+    def retry(self, order: Order) -> Accepted:
+        """Tries again what is stuck."""
+        return self._apply("retry", order)
+
+    @workflow.update
+    def skip(self, order: Order) -> Accepted:
+        """Leaves what is stuck as it is; needs a reason, and the report says so."""
+        return self._apply("skip", order)
+
+    @pause.validator
+    def _pause_makes_sense(self, order: Order) -> None:
+        self._check("pause", order)
+
+    @resume.validator
+    def _resume_makes_sense(self, order: Order) -> None:
+        self._check("resume", order)
+
+    @abort.validator
+    def _abort_makes_sense(self, order: Order) -> None:
+        self._check("abort", order)
+
+    @rollback.validator
+    def _rollback_makes_sense(self, order: RollbackOrder) -> None:
+        self._check("rollback", order)
+
+    @approve.validator
+    def _approve_makes_sense(self, order: Order) -> None:
+        self._check("approve", order)
+
+    @complete.validator
+    def _complete_makes_sense(self, order: Order) -> None:
+        self._check("complete", order)
+
+    @retry.validator
+    def _retry_makes_sense(self, order: Order) -> None:
+        self._check("retry", order)
+
+    @skip.validator
+    def _skip_makes_sense(self, order: Order) -> None:
+        self._check("skip", order)
+
+    @workflow.signal(name="pause")
+    def pause_signal(self, order: Order = BY_SIGNAL) -> None:
+        """The same as the update, for those who have only signals."""
+        self._signalled("pause", order)
+
+    @workflow.signal(name="resume")
+    def resume_signal(self, order: Order = BY_SIGNAL) -> None:
+        """The same as the update, for those who have only signals."""
+        self._signalled("resume", order)
+
+    @workflow.signal(name="abort")
+    def abort_signal(self, order: Order = BY_SIGNAL) -> None:
+        """The same as the update, for those who have only signals."""
+        self._signalled("abort", order)
+
+    @workflow.signal
+    def partitions_done(self, done: PartitionsDone) -> None:
+        """A mapping's child tells how far it is."""
+        self.conduct.view.partitions_done(done)
+
+    @workflow.signal
+    def verified_rows(self, verified: VerifiedRows) -> None:
+        """Verification tells how far it is."""
+        self.conduct.view.rows_verified(verified.rows)
+
+    @workflow.query
+    def status(self) -> Status:
+        """Where the run is, what it waits for, and the command that answers."""
+        return self.conduct.status()
+
+    @workflow.query
+    def progress(self) -> Progress:
+        """How far the run is, mapping by mapping."""
+        return self.conduct.view.progress(self.conduct.saga.checkpoints)

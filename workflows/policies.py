@@ -1,0 +1,65 @@
+"""Timeouts and retries of every activity, in one place: what may take how long, and what is tried again."""
+
+from datetime import timedelta
+from typing import Final, TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+# Classes that no retry can help; the others (TransientError, an activity that timed out) are retried without end,
+# since an operator can abort at any time. Names are those of knarr.errors.
+FINAL_ERRORS: Final = ["PlanError", "SurveyRefused", "ClaimRefused", "DataError", "LostLease", "Unexpected"]
+
+# A worker that died is noticed after this; the worker sends heartbeats every two seconds.
+HEARTBEAT_TIMEOUT: Final = timedelta(seconds=15)
+
+COMPENSATION_ATTEMPTS: Final = 8
+
+
+class ActivityOptions(TypedDict):
+    """The options that `workflow.execute_activity` takes from here."""
+
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    cancellation_type: ActivityCancellationType
+
+
+def _options(longest: timedelta, retry: RetryPolicy) -> ActivityOptions:
+    return ActivityOptions(
+        start_to_close_timeout=longest,
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=retry,
+        # The workflow does not wait for a cancelled activity: the epoch is raised before anything is undone,
+        # which ends the activity's backends and fences what they might still send.
+        cancellation_type=ActivityCancellationType.TRY_CANCEL,
+    )
+
+
+_UNTIL_IT_WORKS: Final = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=30),
+    non_retryable_error_types=FINAL_ERRORS,
+)
+
+# Short statements on small tables of the knarr schema.
+BRIEF: Final = _options(timedelta(minutes=5), _UNTIL_IT_WORKS)
+
+# Reads both catalogues and counts keys; builds an index; counts a table.
+LONG: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+
+# One run of partitions.
+COPY: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+VERIFY: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+
+# Bounded: after these attempts a person is asked. Unexpected errors are tried again too: nothing is given up lightly.
+COMPENSATION: Final = _options(
+    timedelta(hours=12),
+    RetryPolicy(
+        initial_interval=timedelta(seconds=1),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=30),
+        maximum_attempts=COMPENSATION_ATTEMPTS,
+    ),
+)

@@ -1,0 +1,195 @@
+"""What a run shows of itself: status, progress, the Web UI's current details and search attributes."""
+
+from datetime import datetime
+from typing import Final
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey
+
+from activities.models import MappingSummary, RunContext, VerdictSummary
+from workflows.messages import MappingProgress, MappingState, PartitionsDone, Progress, State, Status
+
+PHASE: Final = SearchAttributeKey.for_keyword("KnarrPhase")
+STATE: Final = SearchAttributeKey.for_keyword("KnarrState")
+
+# The Web UI sends the details in a URL that proxies cut at 8 kB, and a block character takes nine bytes there.
+LONGEST_DETAILS: Final = 1_500
+ROWS_SHOWN: Final = 12
+
+
+class View:
+    """Keeps what queries answer, and tells Temporal when it has changed."""
+
+    def __init__(self, run: RunContext, started_at: datetime) -> None:
+        self._run = run
+        self._started_at = started_at
+        self._published: tuple[str, str] = ("", "")
+        self.state: State = "starting"
+        self.phase = ""
+        self.step = ""
+        self.waiting_for = ""
+        self.message = ""
+        self.verdict: VerdictSummary | None = None
+        self.mappings: dict[int, MappingProgress] = {}
+        self.verified_rows = 0
+        self.copy_started_at: datetime | None = None
+        self.copy_ended_at: datetime | None = None
+        self._rows_before: dict[int, int] = {}
+
+    @property
+    def started_at(self) -> datetime:
+        """When the run started, also after it has continued as new."""
+        return self._started_at
+
+    def show(
+        self, state: State | None = None, *, phase: str | None = None, step: str | None = None, waiting_for: str = ""
+    ) -> None:
+        """Changes what is shown; search attributes are sent only when they changed, since each is an event."""
+        self.state = state or self.state
+        self.phase = self.phase if phase is None else phase
+        self.step = self.step if step is None else step
+        self.waiting_for = waiting_for
+        if self._published != (self.state, self.phase):
+            self._published = (self.state, self.phase)
+            workflow.upsert_search_attributes([STATE.value_set(self.state), PHASE.value_set(self.phase or "-")])
+        workflow.set_current_details(self.details())
+
+    def restore(self, progress: Progress) -> None:
+        """Takes up where the run before this one left off, after continue-as-new."""
+        status = progress.status
+        self.state, self.phase, self.step = status.state, status.phase, status.step
+        self.message, self.verdict = status.message, status.verdict
+        self.mappings = {mapping.number: mapping for mapping in progress.mappings}
+        self._rows_before = {mapping.number: mapping.rows for mapping in progress.mappings}
+        self.verified_rows = progress.verified_rows
+        self.copy_started_at, self.copy_ended_at = progress.copy_started_at, progress.copy_ended_at
+
+    def expect(self, mappings: list[MappingSummary]) -> None:
+        """Learns from the survey what there is to do; what is known already stays."""
+        for mapping in mappings:
+            self.mappings.setdefault(
+                mapping.number,
+                MappingProgress(
+                    number=mapping.number,
+                    name=mapping.name,
+                    state="waiting",
+                    rows=0,
+                    estimated_rows=mapping.estimated_rows,
+                    partitions_done=0,
+                    partitions=mapping.partitions,
+                ),
+            )
+
+    def change(
+        self,
+        number: int,
+        *,
+        state: MappingState | None = None,
+        rows: int | None = None,
+        partitions_done: int | None = None,
+    ) -> None:
+        """Changes one mapping's progress, and the details with it."""
+        now = self.mappings[number]
+        self.mappings[number] = now.model_copy(
+            update={
+                "state": state or now.state,
+                "rows": now.rows if rows is None else rows,
+                "partitions_done": now.partitions_done if partitions_done is None else partitions_done,
+            }
+        )
+        workflow.set_current_details(self.details())
+
+    def partitions_done(self, done: PartitionsDone) -> None:
+        """A child has told how far it is in this phase."""
+        rows = self._rows_before.get(done.mapping, 0) + done.rows
+        self.change(done.mapping, rows=rows, partitions_done=done.partitions)
+
+    def moved(self, number: int, rows: int, partitions: int) -> None:
+        """All rows of a mapping's phase have been moved."""
+        rows += self._rows_before.get(number, 0)
+        self._rows_before[number] = rows
+        self.change(number, rows=rows, partitions_done=partitions)
+
+    def rows_verified(self, rows: int) -> None:
+        """Verification has told how far it is."""
+        self.verified_rows = rows
+        workflow.set_current_details(self.details())
+
+    def judged(self, verdict: VerdictSummary) -> None:
+        """A verdict stands."""
+        self.verdict = verdict
+        self.verified_rows = verdict.rows
+        for number in self.mappings:
+            self.change(number, state="verified" if verdict.passed else None)
+        self.show(step="verified" if verdict.passed else "verification failed")
+
+    def status(self, checkpoints: list[str]) -> Status:
+        """The answer to the query `status`."""
+        return Status(
+            run_id=self._run.run_id,
+            plan=self._run.plan,
+            source=self._run.source,
+            target=self._run.target,
+            state=self.state,
+            phase=self.phase,
+            step=self.step,
+            waiting_for=self.waiting_for,
+            checkpoints=checkpoints,
+            started_at=self._started_at,
+            updated_at=workflow.now(),
+            rows=sum(mapping.rows for mapping in self.mappings.values()),
+            estimated_rows=sum(mapping.estimated_rows for mapping in self.mappings.values()),
+            verdict=self.verdict,
+            message=self.message,
+        )
+
+    def progress(self, checkpoints: list[str]) -> Progress:
+        """The answer to the query `progress`."""
+        return Progress(
+            status=self.status(checkpoints),
+            mappings=list(self.mappings.values()),
+            verified_rows=self.verified_rows,
+            copy_started_at=self.copy_started_at,
+            copy_ended_at=self.copy_ended_at,
+        )
+
+    def details(self) -> str:
+        """Markdown for the Web UI: tables as code blocks (its tables have no padding), short enough for a URL."""
+        lines = [f"**{self.state}** · phase `{self.phase or '-'}` · {self.step or 'starting'}"]
+        if self.waiting_for:
+            lines.append(f"> waits for {self.waiting_for}")
+        if self.message:
+            lines.append(self.message[:400])
+        if self.mappings:
+            lines += [self._sums(), "```", *self._table(), "```"]
+        if self.verdict:
+            passed = "passed ✓" if self.verdict.passed else "failed ✗"
+            lines.append(f"verdict: **{passed}** · {self.verdict.checks:,} checks · {self.verdict.findings:,} findings")
+        lines.append(f"as of {workflow.now():%Y-%m-%d %H:%M:%S} UTC")
+        return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) if len(lines) > 2 else "\n\n".join(lines)
+
+    def _sums(self) -> str:
+        rows = sum(mapping.rows for mapping in self.mappings.values())
+        total = sum(mapping.estimated_rows for mapping in self.mappings.values())
+        share = min(1.0, rows / total) if total else 1.0
+        parts = [f"{rows:,} of about {total:,} rows ({share:.0%})"]
+        if self.copy_started_at:
+            seconds = ((self.copy_ended_at or workflow.now()) - self.copy_started_at).total_seconds()
+            if seconds > 0 and rows:
+                rate = rows / seconds
+                parts.append(f"{rate:,.0f} rows/s")
+                if not self.copy_ended_at and total > rows:
+                    parts.append(f"about {(total - rows) / rate:,.0f} s to go")
+        if self.verified_rows:
+            parts.append(f"{self.verified_rows:,} verified")
+        return " · ".join(parts)
+
+    def _table(self) -> list[str]:
+        ordered = sorted(self.mappings.values(), key=lambda mapping: (-mapping.estimated_rows, mapping.number))
+        lines = [
+            f"{mapping.name[:24]:<24} {mapping.rows:>12,} {mapping.state:<9} {mapping.partitions_done}/{mapping.partitions}"
+            for mapping in ordered[:ROWS_SHOWN]
+        ]
+        if len(ordered) > ROWS_SHOWN:
+            lines.append(f"and {len(ordered) - ROWS_SHOWN} more")
+        return lines
