@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SCALE  ?= 0.1
 HOLD   ?=
-# Two workers on two cores: each has a PostgreSQL of its own, and a file's tests stay together.
+# Two workers on two cores: each has servers of its own, and a file's tests stay together, in order.
 PYTEST_WORKERS ?= 2
 ARGS   ?=
 
@@ -36,8 +36,9 @@ $(STAMP):
 	    || "$(PYTHON)" -m venv --clear "$(VENV)" >"$${TMPDIR:-/tmp}/knarr-venv.$$$$" 2>&1 || { cat "$${TMPDIR:-/tmp}/knarr-venv.$$$$" >>"$(LOG)"; rm -f "$${TMPDIR:-/tmp}/knarr-venv.$$$$"; failed "python -m venv could not make $(VENV)"; }; \
 	  rm -f "$${TMPDIR:-/tmp}/knarr-venv.$$$$"; \
 	  awk '/^[^ #]/{keep = /^uv==/} keep' requirements.txt >"$(VENV)/requirements-uv.txt"; \
-	  if "$(BIN)/python" -m pip install -q --require-hashes -r "$(VENV)/requirements-uv.txt" >>"$(LOG)" 2>&1; then UV="$(BIN)/uv"; else UV=; fi; \
+	  if "$(BIN)/python" -m pip install -q --require-hashes -r "$(VENV)/requirements-uv.txt" >>"$(LOG)" 2>&1 && [ -x "$(BIN)/uv" ]; then UV="$(BIN)/uv"; else UV=; fi; \
 	fi; \
+	[ -n "$${UV_CACHE_DIR:-}" ] || mkdir -p "$${XDG_CACHE_HOME:-$${HOME:-/nonexistent}/.cache}/uv" 2>/dev/null || export UV_NO_CACHE=1; \
 	if [ -n "$$UV" ]; then install() { VIRTUAL_ENV="$(VENV)" "$$UV" pip install -q "$$@"; }; \
 	else install() { "$(BIN)/python" -m pip install -q "$$@"; }; fi; \
 	install --require-hashes -r requirements.txt >>"$(LOG)" 2>&1 || failed "the pinned packages could not be installed (no network? no space?)"; \
@@ -58,7 +59,7 @@ lint: $(STAMP) ## style, types and who may import whom
 
 test: lint ## set-up, lint and every test, against real servers (ARGS= goes to pytest)
 	@echo "pytest: $(PYTEST_WORKERS) workers, each with PostgreSQL servers of its own"
-	@$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadgroup --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile --durations=10 $(ARGS)
 	@echo "All green. Next: make demo; pictures and reports that the tests made are in artefacts/."
 
 faults: $(STAMP) ## only the tests that kill processes and cut connections

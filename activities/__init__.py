@@ -1,1 +1,1 @@
-"""Where a workflow meets a database: thin activities, one file a stage, each with the compensation that takes it back."""
+"""Where a workflow meets a database: thin activities, one file a stage, each with its compensation."""

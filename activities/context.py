@@ -1,12 +1,12 @@
-"""What every activity works in: the worker's connections, heartbeats, bound logs, and errors that Temporal understands."""
+"""What every activity works in: connections, heartbeats, bound logs, and errors that Temporal understands."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+import asyncpg
 import structlog
-from asyncpg import Connection, Record
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -14,7 +14,8 @@ from activities.models import Message, RunContext
 from knarr.errors import KnarrError, PlanError, TransientError
 from knarr.postgres.failures import classify
 from knarr.postgres.lease import Lease
-from knarr.postgres.session import Pools
+from knarr.postgres.session import Connection, Pools
+from knarr.telemetry.scrub import scrub
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +44,14 @@ def pools() -> Pools:
 
 
 @asynccontextmanager
-async def source_of(run: RunContext) -> AsyncIterator["Connection[Record]"]:
+async def source_of(run: RunContext) -> AsyncIterator[Connection]:
     """A connection to the run's source."""
     async with pools().acquire(run.source) as connection:
         yield connection
 
 
 @asynccontextmanager
-async def target_of(run: RunContext) -> AsyncIterator["Connection[Record]"]:
+async def target_of(run: RunContext) -> AsyncIterator[Connection]:
     """A connection to the run's target."""
     async with pools().acquire(run.target) as connection:
         yield connection
@@ -91,28 +92,30 @@ async def working(
 
 
 def failure(error: Exception, step: str) -> ApplicationError:
-    """Our classified error as Temporal wants it: type, retryable or not, message for people, SQLSTATE in the details."""
+    """Our classified error as Temporal wants it: type, retryable or not, message for people, SQLSTATE as details."""
     if isinstance(error, ApplicationError):
         return error
-    known = error if isinstance(error, KnarrError) else classify(error, step)
-    if type(known) is KnarrError:
+    if not isinstance(error, KnarrError | asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
         final = activity.info().attempt >= UNEXPECTED_ATTEMPTS
         log.error("unexpected error", exc_info=error, final=final)
         return ApplicationError(
-            shortened(f"{step}: {type(error).__name__}: {pools().redact(str(error))}"),
+            shortened(f"{step}: {type(error).__name__}: {scrub(str(error))}"),
             type="Unexpected",
             non_retryable=final,
         )
+    known = classify(error, step)
     transient = isinstance(known, TransientError)
     log.warning("failed", error=type(known).__name__, message=known.message, sqlstate=known.sqlstate, retried=transient)
     return ApplicationError(
-        shortened(pools().redact(str(known))), known.sqlstate, type=type(known).__name__, non_retryable=not transient
+        shortened(scrub(str(known))), known.sqlstate, type=type(known).__name__, non_retryable=not transient
     )
 
 
 def shortened(message: str) -> str:
     """A message that fits into history."""
-    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} ... ({len(message):,} characters)"
+    return (
+        message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} ... ({len(message):,} characters)"
+    )
 
 
 async def _beat(details: Callable[[], Message] | None) -> None:

@@ -181,8 +181,6 @@ class EndInput(Message):
 
     run: RunContext
     state: str
-    reason: str = ""
-    skipped: list[str] = Field(default_factory=list, description="what a person decided not to take back")
 
 
 class RaiseResult(Message):

@@ -43,7 +43,7 @@ def leave(code: int) -> NoReturn:
 
 def _run(main: Callable[[], int] | Coroutine[Any, Any, int]) -> int:
     try:
-        return main() if callable(main) else asyncio.run(main)
+        return _exit_code(main() if callable(main) else asyncio.run(main))
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as stop:
@@ -54,7 +54,7 @@ def _run(main: Callable[[], int] | Coroutine[Any, Any, int]) -> int:
 
 
 def _exit_code(code: object) -> int:
-    """What the interpreter makes of the argument of `sys.exit`."""
+    """What the interpreter makes of the argument of `sys.exit`; None, from a main that returns nothing, is 0 too."""
     if code is None:
         return 0
     if isinstance(code, int):

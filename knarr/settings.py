@@ -26,7 +26,7 @@ class Settings(BaseSettings):
 
     task_queue: str = Field(default="knarr", min_length=1, description="Temporal task queue that workers poll")
     metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus exposition; 0 switches it off")
-    connections_file: Path | None = Field(default=None, description="TOML with a [connections] table; default knarr.toml")
+    connections_file: Path | None = Field(default=None, description="TOML with [connections]; default knarr.toml")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     state_dir: Path = Field(default=Path(".knarr"), description="where embedded servers keep their data")
@@ -54,7 +54,7 @@ class Connections:
         """Reads the environment and the TOML file once.
 
         Raises:
-            PlanError: the file was named but is not there, is not TOML, or [connections] holds something else than text.
+            PlanError: the file was named but is not there, is not TOML, or [connections] holds other than text.
         """
         file = settings.connections_file or DEFAULT_CONNECTIONS_FILE
         addresses = _read_file(file, must_exist=settings.connections_file is not None)
@@ -79,7 +79,7 @@ class Connections:
         )
 
     def redact(self, text: str) -> str:
-        """The text without any address or password known here, in plain or URL spelling, nor anything that looks like one."""
+        """The text without any address or password known here, in plain or URL spelling, nor what looks like one."""
         for secret in self._secrets:
             text = text.replace(secret, BLANK)
         return scrub(text)

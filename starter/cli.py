@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
@@ -66,7 +66,7 @@ class Knarr(click.Group):
         complete_var: str | None = None,
         standalone_mode: bool = True,
         **extra: object,
-    ) -> int | NoReturn:
+    ) -> int:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(arguments, prog_name or "knarr", complete_var, standalone_mode=False, **extra)

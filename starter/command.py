@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import signal
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Concatenate, ParamSpec, TypeVar
@@ -22,10 +23,10 @@ def common(body: Callable[Concatenate[Output, P], Coroutine[None, None, Exit]]) 
     def callback(*args: P.args, **kwargs: P.kwargs) -> Exit:
         output = Output(as_json=bool(kwargs.pop("as_json")), debug=bool(kwargs.pop("debug")))
         try:
-            return asyncio.run(body(output, *args, **kwargs))
+            return asyncio.run(_until_told(body(output, *args, **kwargs)))
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             output.error(Exit.DETACHED, "interrupted", "", [])
             return Exit.DETACHED
         except Exception as error:
@@ -39,6 +40,18 @@ def common(body: Callable[Concatenate[Output, P], Coroutine[None, None, Exit]]) 
 
     with_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(callback)
     return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(with_debug)
+
+
+async def _until_told(body: Coroutine[None, None, Exit]) -> Exit:
+    """Let SIGTERM do what Ctrl-C does: cancel the body, which tidies up and says how it ended."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await body
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 run_argument = click.argument("run", metavar="RUN")

@@ -48,14 +48,14 @@ async def connect(settings: Settings) -> Service:
     address = config.get("target_host", DEFAULT_ADDRESS)
     try:
         client = await asyncio.wait_for(
-            Client.connect(**(config | {"target_host": address}), data_converter=pydantic_data_converter),  # type: ignore[arg-type]
+            Client.connect(**(config | {"target_host": address}), data_converter=pydantic_data_converter),
             CONNECT_SECONDS,
         )
     except (RuntimeError, RPCError, TimeoutError) as error:
         raise StarterError(
             Exit.UNREACHABLE,
             f"no Temporal server answers at {address} ({origin})",
-            hint="start one: knarr up   (or: temporal server start-dev); or say where it is: TEMPORAL_ADDRESS=host:port",
+            hint="start one: knarr up; or say where it is: TEMPORAL_ADDRESS=host:port",
         ) from error
     web_ui = os.environ.get("KNARR_WEB_UI") or (local.temporal_ui_url if local else None)
     return Service(client, address, web_ui.rstrip("/") if web_ui else None)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from knarr.errors import ClaimRefused, DataError, KnarrError, LostLease, SurveyRefused, TransientError
+from knarr.local.errors import LocalServerError
 from starter.exits import Exit
 
 
@@ -29,7 +30,7 @@ class Complaint:
 def exit_of(error: KnarrError) -> Exit:
     """The exit code of one of our own errors."""
     # 28: wrong password or role; 3D: no such database. Plan errors for a run, but here nobody was reached.
-    if isinstance(error, TransientError) or error.sqlstate[:2] in {"28", "3D"}:
+    if isinstance(error, TransientError | LocalServerError) or error.sqlstate[:2] in {"28", "3D"}:
         return Exit.UNREACHABLE
     if isinstance(error, SurveyRefused | ClaimRefused):
         return Exit.REFUSED
@@ -45,7 +46,7 @@ def explain(error: BaseException) -> Complaint:
     if isinstance(error, StarterError):
         return Complaint(error.exit_code, error.message, error.hint)
     if isinstance(error, KnarrError):
-        from knarr.plan.load import PlanProblems
+        from knarr.plan.problems import PlanProblems
 
         if isinstance(error, PlanProblems):
             count = len(error.problems)
@@ -65,7 +66,7 @@ def _foreign(error: BaseException) -> Complaint:
 
     if isinstance(error, RPCError):
         if error.status is RPCStatusCode.NOT_FOUND:
-            return Complaint(Exit.NOT_FOUND, f"Temporal does not know it: {error.message}", "see what there is: knarr list")
+            return Complaint(Exit.NOT_FOUND, f"Temporal does not know it: {error.message}", "what there is: knarr list")
         if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
             return Complaint(
                 Exit.UNREACHABLE, f"Temporal does not answer: {error.message}", "is the server up? knarr up starts one"

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -24,6 +24,7 @@ from starter.runs import RunHandle
 from workflows.messages import Progress, State, Status
 
 POLL_SECONDS: Final = 0.5
+NOBODY_AFTER_SECONDS: Final = 20.0
 ANSWER_WITHIN: Final = timedelta(seconds=5)
 # What ends a watch although the run goes on: it waits for somebody, for hours or days.
 WAITS: Final[frozenset[State]] = frozenset({"waiting for approval", "waiting for a person"})
@@ -47,6 +48,7 @@ class Snapshot:
     verifying: int = 0
     retrying: list[str] = field(default_factory=list)
     at: float = field(default_factory=time.monotonic)
+    first_look: float = field(default_factory=time.monotonic)
 
     @property
     def running(self) -> bool:
@@ -78,8 +80,9 @@ class Ending:
 async def snapshots(client: Client, handle: RunHandle, *, every: float = POLL_SECONDS) -> AsyncIterator[Snapshot]:
     """What there is to see, twice a second, until the run has ended; the last one is of the ended run."""
     last: Progress | None = None
+    first_look = time.monotonic()
     while True:
-        seen = await look(client, handle, last)
+        seen = replace(await look(client, handle, last), first_look=first_look)
         last = seen.progress
         yield seen
         if not seen.running:
@@ -172,6 +175,24 @@ async def how_it_ended(handle: RunHandle, seen: Snapshot) -> Ending:
             return Ending(ENDED_BY.get(cause.type or "", Exit.UNEXPECTED), cause.message, status)
         return Ending(Exit.UNEXPECTED, f"the run ended as {seen.status.name.lower()}: {cause}", status)
     return Ending(Exit.DONE, "completed", result)
+
+
+def started(seen: Snapshot) -> Ending | None:
+    """A run whose target is claimed and whose survey has passed, or that nobody works on: enough for `--detach`."""
+    if seen.progress is None:
+        unanswered = time.monotonic() - seen.first_look
+        if unanswered < NOBODY_AFTER_SECONDS:
+            return None
+        return Ending(
+            Exit.DONE, "started; no worker has taken it up yet, so nothing is claimed. Start one: knarr worker", None
+        )
+    status, mappings = seen.progress.status, seen.progress.mappings
+    if not mappings and status.state in {"starting", "running"}:
+        return None
+    message = (
+        f"started: the target is claimed and surveyed; {len(mappings)} mappings, about {status.estimated_rows:,} rows"
+    )
+    return Ending(Exit.DONE, message if mappings else f"started; the run is {status.state}", status)
 
 
 def kept_open(seen: Snapshot) -> Ending:

@@ -1,6 +1,7 @@
 """Runs as Temporal knows them: ids, starting, finding by id or by the plan's name, listing."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -33,6 +34,9 @@ TARGET: Final = SearchAttributeKey.for_keyword("KnarrTarget")
 PLAN_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 RUN_ID: Final = re.compile(r"^(?P<plan>[a-z0-9][a-z0-9-]{0,62})/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ$")
 
+# Steps that a run can be told to pause before, as workflows/ names its gates.
+STEPS: Final = ("survey", "copy", "build", "foreign keys", "verify", "checkpoint", "seal")
+
 RunHandle = WorkflowHandle[Any, Status]
 
 
@@ -53,6 +57,18 @@ class Run:
 def new_run_id(plan: str, now: datetime) -> str:
     """`shop-v2/2026-11-23T10-15-02Z`: reads in every list, sorts by time, and two starts in one second collide."""
     return f"{plan}/{now.astimezone(UTC):%Y-%m-%dT%H-%M-%SZ}"
+
+
+def check_steps(steps: Iterable[str]) -> list[str]:
+    """Steps to pause before.
+
+    Raises:
+        StarterError: exit 2, there is no such step.
+    """
+    for step in (wanted := list(steps)):
+        if step not in STEPS:
+            raise StarterError(Exit.USAGE, f"there is no step {step!r} to pause before", hint=f"one of: {', '.join(STEPS)}")
+    return wanted
 
 
 async def start(
@@ -161,7 +177,10 @@ async def find(client: Client, name: str) -> RunHandle:
         StarterError: exit 3, there is none.
     """
     if "/" in name:
-        handle: RunHandle = client.get_workflow_handle(name, result_type=Status)
+        handle: # Steps that a run can be told to pause before, as workflows/ names its gates.
+STEPS: Final = ("survey", "copy", "build", "foreign keys", "verify", "checkpoint", "seal")
+
+RunHandle = client.get_workflow_handle(name, result_type=Status)
         try:
             await handle.describe()
         except RPCError as error:

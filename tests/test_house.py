@@ -1,4 +1,4 @@
-"""The house's own rules that no other tool holds: the worker's place, the pins, the files that must not be committed."""
+"""The house's own rules that no other tool holds: the worker's place, the pins, what may be imported."""
 
 import ast
 import re
@@ -27,6 +27,16 @@ def test_the_worker_does_not_know_the_command_line() -> None:
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.add(node.module.partition(".")[0])
     assert "starter" not in imported
+
+
+def test_every_process_ends_by_the_way_out_that_cannot_crash() -> None:
+    for folder in ("knarr", "activities", "workflows", "starter"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            # The lifeline's process imports nothing of ours, and so never temporalio.
+            if path.name != "lifeline_process.py" and ("__main__" in text or path.name == "__main__.py"):
+                assert "run_and_exit(" in text, f"{path.relative_to(ROOT)} must end by knarr.process.run_and_exit"
+    assert "run_and_exit(" in (ROOT / "worker.py").read_text(), "worker.py must end by knarr.process.run_and_exit"
 
 
 def test_every_pin_carries_hashes_and_no_file_of_pins_names_a_host() -> None:

@@ -94,3 +94,7 @@ def test_a_result_that_nobody_could_read_is_no_success() -> None:
     process = subprocess.Popen([sys.executable, "-c", PREAMBLE + program], stdout=writing, stderr=subprocess.DEVNULL)
     os.close(writing)
     assert process.wait(30) == 1
+
+
+def test_a_main_that_returns_nothing_has_succeeded() -> None:
+    assert run("run_and_exit(lambda: None)").returncode == 0

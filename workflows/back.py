@@ -6,8 +6,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.claim import end_run
     from activities.models import Compensation, CompensationInput, EndInput, RunInput, StepResult, VerdictSummary
-    from activities.seal import end_run, request_cancel
+    from activities.seal import request_cancel
     from activities.undo import raise_epoch
     from workflows.conduct import Conduct
     from workflows.controls import Turn
@@ -50,6 +51,10 @@ async def turn_back(conduct: Conduct, turn: Turn) -> None:
     await compensate(conduct, "epoch", Compensation(activity="raise_epoch", summary="fence off all that was writing"))
 
     async def take_back(step: str, compensation: Compensation) -> None:
+        if step == "claim":
+            # The record closes with this one: every decision must be in it before, and how the run ends.
+            await conduct.stop_watchers()
+            compensation = compensation.model_copy(update={"name": turn.ends_as})
         await compensate(conduct, step, compensation)
 
     await conduct.saga.unwind(turn.to, take_back)
@@ -87,15 +92,11 @@ async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
     )
 
 
-async def end(conduct: Conduct, state: str, reason: str) -> None:
-    """Writes the last entry of the audit trail and releases the target."""
+async def complete(conduct: Conduct) -> None:
+    """Writes the last entry of the audit trail and gives up the lease: the run can no longer be taken back."""
     await conduct.stop_watchers()
-    await workflow.execute_activity(
-        end_run,
-        EndInput(run=conduct.run, state=state, reason=reason, skipped=conduct.skipped),
-        summary=state,
-        **BRIEF,
-    )
+    ended = EndInput(run=conduct.run, state="completed")
+    await workflow.execute_activity(end_run, ended, summary="completed", **BRIEF)
 
 
 async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:

@@ -11,14 +11,20 @@ from workflows.saga import Saga
 
 with workflow.unsafe.imports_passed_through():
     from activities.decide import record_decision
-    from activities.models import Compensation, DecisionInput, MappingInput, MappingSummary, RunInput, StepResult
+    from activities.models import (
+        Compensation,
+        DecisionInput,
+        MappingInput,
+        MappingSummary,
+        RunContext,
+        RunInput,
+        StepResult,
+    )
     from workflows.controls import Controls
     from workflows.messages import Pausing, Resumed, SagaState, Status
     from workflows.policies import BRIEF, LONG
     from workflows.settings import RunSettings
     from workflows.view import View
-
-    from activities.models import RunContext
 
 Value = TypeVar("Value")
 
@@ -38,6 +44,7 @@ class Conduct:
         self.round = before.round if before else 0
         self.skipped: list[str] = []
         self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
+        self._told_paused = self.controls.paused
         self._watchers: list[asyncio.Task[None]] = []
         if before:
             self.view.restore(before.progress)
@@ -49,6 +56,10 @@ class Conduct:
     def start_watchers(self) -> None:
         """Starts what runs beside the saga: decisions go to the audit trail, pauses go to the children."""
         self._watchers = [asyncio.create_task(self._record_decisions()), asyncio.create_task(self._relay_pauses())]
+
+    async def recorded(self) -> None:
+        """Waits until every decision is in the audit trail."""
+        await workflow.wait_condition(lambda: not self.controls.unrecorded)
 
     async def stop_watchers(self) -> None:
         """Waits until every decision is recorded, if there is a run to record it in, and stops watching."""
@@ -126,9 +137,10 @@ class Conduct:
             waiting_for=f"`knarr retry {run_id} --reason ...` or `knarr skip {run_id} --reason ...`",
         )
         await workflow.wait_condition(lambda: self.controls.answer is not None)
-        answer, self.controls.answer = self.controls.answer, None
+        answer = self.controls.answer
+        self.controls.answer = None
         self.view.message = ""
-        return answer or "retry"
+        return "retry" if answer is None else answer
 
     def resumed(self) -> Resumed:
         """All there is to know, for the next run of the same workflow."""
@@ -169,10 +181,9 @@ class Conduct:
 
     async def _relay_pauses(self) -> None:
         """Tells running children when the run is paused and when it goes on."""
-        told = self.controls.paused
         while True:
-            await workflow.wait_condition(lambda: self.controls.paused != told)
-            told = self.controls.paused
+            await workflow.wait_condition(lambda: self._told_paused != self.controls.paused)
+            self._told_paused = told = self.controls.paused
             if self.view.state in {"running", "paused"}:
                 waiting_for = f"`knarr resume {self.run.run_id} --reason ...`" if told else ""
                 self.view.show("paused" if told else "running", waiting_for=waiting_for)

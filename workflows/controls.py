@@ -18,6 +18,11 @@ class Turn(NamedTuple):
     reason: str
     error_type: str = ""
 
+    @property
+    def ends_as(self) -> Literal["aborted", "rolled back"]:
+        """The state that the run's record closes with when everything is taken back."""
+        return "aborted" if self.kind == "abort" else "rolled back"
+
 
 class Decision(NamedTuple):
     """One order or criterion, for the audit trail."""
@@ -91,7 +96,9 @@ class Controls:
                 to = order.to if isinstance(order, RollbackOrder) else "start"
                 self.turn = Turn("abort" if action == "abort" else "rollback", to, order.actor, order.reason)
                 self.paused, state = False, "unwinding"
-                message = f"taking everything back to {to}, then the run ends" if to == "start" else f"going back to {to}"
+                message = (
+                    f"taking everything back to {to}, then the run ends" if to == "start" else f"going back to {to}"
+                )
             case _:
                 raise ValueError(f"unknown order {action!r}")
         self.note("operator", action, order.actor, order.reason, message)
@@ -103,7 +110,13 @@ class Controls:
         self.note("decision", kind, actor, reason, "taking everything back")
 
     def note(
-        self, kind: Literal["operator", "decision"], action: str, actor: str, reason: str, answer: str, accepted: bool = True
+        self,
+        kind: Literal["operator", "decision"],
+        action: str,
+        actor: str,
+        reason: str,
+        answer: str,
+        accepted: bool = True,
     ) -> None:
         """Keeps a decision until it is in the audit trail."""
         self.unrecorded.append(Decision(kind, action, actor, reason, answer, accepted))

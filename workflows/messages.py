@@ -9,8 +9,19 @@ from activities.models import Compensation, MappingSummary, Message, PlanDocumen
 from workflows.settings import RunSettings
 
 State = Literal[
-    "starting", "running", "paused", "soaking", "waiting for approval", "waiting for a person", "unwinding",
-    "at checkpoint", "kept open", "completed", "rolled back", "aborted", "refused",
+    "starting",
+    "running",
+    "paused",
+    "soaking",
+    "waiting for approval",
+    "waiting for a person",
+    "unwinding",
+    "at checkpoint",
+    "kept open",
+    "completed",
+    "rolled back",
+    "aborted",
+    "refused",
 ]
 
 MappingState = Literal["waiting", "copying", "building", "copied", "verified"]

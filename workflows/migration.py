@@ -27,7 +27,14 @@ with workflow.unsafe.imports_passed_through():
     from activities.seal import record_checkpoint, seal_run
     from activities.survey import survey_databases
     from knarr.plan.models import Plan
-    from workflows.back import VerificationDiffersError, difference, end, raise_how_it_ended, turn_back, what_failed
+    from workflows.back import (
+        VerificationDiffersError,
+        complete,
+        difference,
+        raise_how_it_ended,
+        turn_back,
+        what_failed,
+    )
     from workflows.conduct import Conduct, shielded
     from workflows.controls import Turn
     from workflows.messages import MigrationInput, Moved, MoveInput, Status, VerificationInput
@@ -52,9 +59,7 @@ class MigrationWorkflow(TakesOrders):
             run_id=workflow.info().workflow_id, plan=start.plan_name, source=start.source, target=start.target
         )
         settings = (
-            start.resumed.settings
-            if start.resumed
-            else RunSettings.of(Plan.model_validate_json(start.plan.canonical))
+            start.resumed.settings if start.resumed else RunSettings.of(Plan.model_validate_json(start.plan.canonical))
         )
         self._start = start
         self.conduct = Conduct(run, settings, start.pause_before, start.resumed)
@@ -67,7 +72,6 @@ class MigrationWorkflow(TakesOrders):
         while turn := await self._go_forward():
             await shielded(turn_back(self.conduct, turn))
             if turn.to == "start":
-                await shielded(end(self.conduct, "aborted" if turn.kind == "abort" else "rolled back", turn.reason))
                 await raise_how_it_ended(self.conduct, turn)
             self._hold_at_checkpoint(turn.to)
         self.conduct.view.show("completed", step="ended")
@@ -90,7 +94,7 @@ class MigrationWorkflow(TakesOrders):
             await self._checkpoint(phase)
         await self._seal()
         await self._keep_open()
-        await end(self.conduct, "completed", "")
+        await complete(self.conduct)
 
     async def _claim(self) -> None:
         """The lease on the target, and its tables: at most one run writes to a table at a time."""
@@ -199,12 +203,10 @@ class MigrationWorkflow(TakesOrders):
             if mapping.foreign_keys:
                 summary = f"{mapping.name} · {mapping.foreign_keys} foreign keys"
                 key = f"foreign keys/{mapping.number}"
-                await self.conduct.step(
-                    key, add_foreign_keys, summary, mapping, phase.name, undo="drop_foreign_keys"
-                )
+                await self.conduct.step(key, add_foreign_keys, summary, mapping, phase.name, undo="drop_foreign_keys")
 
     async def _verify(self, survey: SurveyResult, phase: PhaseSettings) -> None:
-        """All that has been moved, on both sides. A difference rolls back, or waits for a person if the plan says so."""
+        """All that has been moved, on both sides. A difference rolls back, or a person decides if the plan says so."""
         conduct = self.conduct
         while True:
             await conduct.gate("verify")
@@ -224,6 +226,7 @@ class MigrationWorkflow(TakesOrders):
             if conduct.settings.roll_back_on_difference:
                 raise VerificationDiffersError(verdict)
             if await conduct.ask_a_person(difference(verdict)) == "skip":
+                await conduct.recorded()
                 return
 
     async def _verdict(self, survey: SurveyResult, phase: PhaseSettings) -> VerdictSummary:

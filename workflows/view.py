@@ -187,7 +187,8 @@ class View:
     def _table(self) -> list[str]:
         ordered = sorted(self.mappings.values(), key=lambda mapping: (-mapping.estimated_rows, mapping.number))
         lines = [
-            f"{mapping.name[:24]:<24} {mapping.rows:>12,} {mapping.state:<9} {mapping.partitions_done}/{mapping.partitions}"
+            f"{mapping.name[:24]:<24} {mapping.rows:>12,} {mapping.state:<9} "
+            f"{mapping.partitions_done}/{mapping.partitions}"
             for mapping in ordered[:ROWS_SHOWN]
         ]
         if len(ordered) > ROWS_SHOWN:

@@ -19,6 +19,8 @@ def doubts_about(data: ReportData) -> list[str]:
     """Every reason why this report's evidence can't be relied on; empty when there is none."""
     doubts = [f"audit trail, entry {fault.position}: {fault.message}" for fault in data.trail.faults]
     witnessed = _verdict_digests(data)
+    gone = sorted(witnessed - {verdict.digest for verdict in data.verdicts})
+    doubts.extend(f"the audit trail holds a verdict with the digest {digest} that is not stored" for digest in gone)
     for verdict in data.verdicts:
         doubts.extend(_doubts_about_verdict(verdict, data, witnessed))
     if data.run.state in ENDED_WELL and not any(verdict.passed and not verdict.withdrawn for verdict in data.verdicts):
@@ -29,7 +31,7 @@ def doubts_about(data: ReportData) -> list[str]:
 def _verdict_digests(data: ReportData) -> set[str]:
     digests = set()
     for entry in data.trail.entries:
-        if entry.kind.startswith("verdict"):
+        if entry.kind == "verdict":
             digest = body_of(entry.body).get("digest")
             if isinstance(digest, str):
                 digests.add(digest)

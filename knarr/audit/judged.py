@@ -12,8 +12,10 @@ def judged_checks(data: ReportData) -> list[CheckFacts]:
     ended yet, the stored results are summed up here instead.
     """
     rounds: dict[str, int] = {}
-    for part in (*data.checks, *data.verdicts):
-        rounds[part.phase] = max(part.round, rounds.get(part.phase, part.round))
+    places = [(check.phase, check.round) for check in data.checks]
+    places += [(verdict.phase, verdict.round) for verdict in data.verdicts]
+    for phase, number in places:
+        rounds[phase] = max(number, rounds.get(phase, number))
     checks = []
     for phase, last in rounds.items():
         verdict = next((verdict for verdict in data.verdicts if (verdict.phase, verdict.round) == (phase, last)), None)

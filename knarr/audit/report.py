@@ -71,7 +71,7 @@ def render_report(data: ReportData) -> str:
         mapping_lines=mapping_lines(data),
         findings=findings[:FINDINGS_SHOWN],
         findings_total=sum(check.findings_total for check in checks),
-        statements=[check for check in checks if check.sql],
+        statements=sorted((check for check in checks if check.sql), key=_closest_to_people),
         objects=data.objects[:OBJECTS_SHOWN],
         objects_total=len(data.objects),
         plan_yaml=yaml.safe_dump(data.plan, sort_keys=False, allow_unicode=True, width=110),
@@ -124,6 +124,12 @@ def mapping_lines(data: ReportData) -> list[MappingLine]:
 def finding_key(finding: FindingFacts) -> str:
     """A finding's key on one line: id = 7, line = 2."""
     return ", ".join(f"{column} = {'NULL' if value is None else value}" for column, value in finding.key.items())
+
+
+def _closest_to_people(check: CheckFacts) -> tuple[bool, int]:
+    # What failed first, then what a person wrote (rules, cross checks), then what Knarr derived from the plan.
+    order = ("rule", "cross", "downstream", "integrity", "parity")
+    return check.passed, order.index(check.kind) if check.kind in order else len(order)
 
 
 def _verified(check: CheckFacts | None) -> str:

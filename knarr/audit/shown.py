@@ -4,6 +4,8 @@ import re
 from datetime import datetime
 from typing import Final
 
+from markupsafe import Markup
+
 # C0 and C1 controls, bidirectional overrides, invisible and line-breaking characters: none may act on the page.
 _ACTING: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -11,8 +13,11 @@ _ACTING: Final = re.compile(
 
 
 def visible(value: object) -> object:
-    """Text with every character that would act on the page instead of being seen written out as ⟨U+XXXX⟩."""
-    if isinstance(value, str):
+    """Text with every character that would act on the page instead of being seen written out as ⟨U+XXXX⟩.
+
+    Markup is left alone: it is a template's own, and the values in it came through here before.
+    """
+    if isinstance(value, str) and not isinstance(value, Markup):
         return _ACTING.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", value)
     return value
 
@@ -23,11 +28,11 @@ def short(text: str, length: int = 120) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3.4 ms, 0.42 s, 12.3 s, 3 min 12 s, 1 h 02 min, 2 d 03 h."""
+    """3.4 ms, 60 ms, 0.42 s, 12.3 s, 3 min 12 s, 1 h 02 min, 2 d 03 h."""
     if seconds <= 0:
         return "0 s"
     if seconds < 0.1:
-        return f"{seconds * 1000:.1f} ms"
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 60:

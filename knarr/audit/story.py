@@ -16,7 +16,10 @@ from knarr.audit.chain import AuditEntry
 from knarr.audit.evidence import body_of
 from knarr.audit.facts import Facts, ReportData
 
-_TOLD: Final = frozenset({"step", "summary", "outcome", "seconds", "mapping", "phase", "message"})
+_TOLD: Final = frozenset(
+    {"step", "summary", "outcome", "seconds", "mapping", "phase", "message", "actor", "action", "reason", "answer"}
+    | {"accepted", "state", "passed", "digest", "name"}
+)
 _BULK: Final = frozenset({"copy", "verify"})  # one entry a partition: told as one line for the whole stretch
 
 
@@ -133,10 +136,26 @@ def _event(entry: AuditEntry, data: ReportData) -> Event:
         ended=entry.at,
         kind=entry.kind,
         title=title.replace("compensation", "undo", 1) if undo else title,
-        detail=" · ".join(part for part in (summary, _listed(rest)) if part),
-        outcome=_word(body.get("outcome")) or _word(body.get("state")),
+        detail=" · ".join(part for part in (summary, _said(body), _listed(rest)) if part),
+        outcome=_outcome(body),
         undo=undo,
     )
+
+
+def _said(body: Mapping[str, JsonValue]) -> str:
+    """Who, why, and what came of it; or what a verdict's entry binds."""
+    who, why, answer = _word(body.get("actor")), _word(body.get("reason")), _word(body.get("answer"))
+    spoken = ": ".join(part for part in (who, why) if part)
+    digest = _word(body.get("digest"))
+    return " → ".join(part for part in (spoken, answer, f"sha256 {digest[:16]}…" if digest else "") if part)
+
+
+def _outcome(body: Mapping[str, JsonValue]) -> str:
+    if body.get("accepted") is False:
+        return "refused"
+    if isinstance(passed := body.get("passed"), bool):
+        return "passed" if passed else "failed"
+    return _word(body.get("outcome")) or _word(body.get("state"))
 
 
 def _began(entry: AuditEntry, body: dict[str, JsonValue]) -> datetime:

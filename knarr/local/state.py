@@ -41,7 +41,7 @@ class StateFolder:
         Raises:
             LocalServerError: another process owns it, or it cannot be made.
         """
-        path = path.absolute()
+        path = path.resolve()
         try:
             # 0711: the service account must pass through to its servers' folders; it can list nothing.
             path.mkdir(mode=0o711, parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ class TemporalServer:
         Raises:
             LocalServerError: the program was not found, another process owns the folder, or the server does not start.
         """
-        state_dir = state_dir.absolute()
+        state_dir = state_dir.resolve()
         state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         lock = FolderLock.take(state_dir, "The Temporal server of")
         server = cls(state_dir, persistent, ui, search_attributes, namespace, lock)
@@ -222,7 +222,10 @@ class TemporalServer:
         if found is None:
             return False
         known = json.loads(found)["customAttributes"]
-        return known.keys() >= self._search_attributes.keys() and (not self._ui or _get(self._ui_port, "/") is not None)
+        if not known.keys() >= self._search_attributes.keys():
+            return False
+        # The Web UI serves its pages before it reaches the service behind them: it answered 503 (seen).
+        return not self._ui or _get(self._ui_port, f"/api/v1/namespaces/{self.namespace}") is not None
 
 
 def _get(port: int, path: str) -> bytes | None:

@@ -1,11 +1,10 @@
 """The data map as a person writes it: one plan, its mappings, checks, phases, criteria and limits."""
 
-from collections.abc import Callable
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -14,66 +13,35 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from knarr.plan import names, short_forms, sql_text, units
-from knarr.plan.problems import Refusal
+from knarr.plan import names, short_forms
 from knarr.plan.resolved import TableName
+from knarr.plan.texts import (
+    FUNCTION_PATTERN,
+    Alias,
+    Duration,
+    Expression,
+    Joins,
+    Name,
+    PlanName,
+    Predicate,
+    Query,
+    Size,
+    Sql,
+    SqlType,
+    Table,
+    holds,
+    refusing,
+)
 
 # What `Model.model_validate(..., context=FROM_YAML)` refuses although stored plans have it: columns as a list of pairs.
 FROM_YAML: Final = {"from": "yaml"}
 
-_Read = TypeVar("_Read")
-ALIAS_PATTERN: Final = r"^[a-z][a-z0-9_]{0,62}$"
-PLAN_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
-FUNCTION_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
-
-
-def _refusal(refused: Refusal) -> PydanticCustomError:
-    context = {"found": refused.found, "expected": refused.expected, "hint": refused.hint}
-    return PydanticCustomError("refused", "found {found}, expected {expected}", context)
-
-
-def _holds(check: Callable[[str], object]) -> AfterValidator:
-    """The text stays as it is, if `check` does not refuse it."""
-
-    def validate(text: str) -> str:
-        try:
-            check(text)
-        except Refusal as refused:
-            raise _refusal(refused) from refused
-        return text
-
-    return AfterValidator(validate)
-
-
-def _short(read: Callable[[object], _Read], value: object) -> _Read:
-    try:
-        return read(value)
-    except Refusal as refused:
-        raise _refusal(refused) from refused
-
-
-def _expression(text: str) -> None:
-    if text != "=":
-        sql_text.check_expression(text)
-
-
-Alias = Annotated[str, Field(pattern=ALIAS_PATTERN, description="name of a connection; no address, no secret")]
-PlanName = Annotated[str, Field(pattern=PLAN_NAME_PATTERN, description="lower case, digits, hyphens")]
-Expression = Annotated[str, Field(min_length=1, description="a SQL expression over the source row"), _holds(_expression)]
-Predicate = Annotated[str, Field(min_length=1, description="a SQL predicate"), _holds(sql_text.check_predicate)]
-Sql = Annotated[str, Field(min_length=1, description="a SQL expression"), _holds(sql_text.check_expression)]
-Query = Annotated[str, Field(min_length=1, description="a query"), _holds(sql_text.check_query)]
-Joins = Annotated[str, Field(min_length=1, description="JOIN clauses"), _holds(sql_text.check_joins)]
-SqlType = Annotated[str, Field(min_length=1, description="a type"), _holds(sql_text.check_type)]
-Duration = Annotated[
-    str, Field(pattern=units.DURATION_PATTERN, description="90s, 10m, 6h, 7d"), _holds(units.seconds)
-]
-Size = Annotated[str, Field(pattern=units.SIZE_PATTERN, description="512MiB"), _holds(units.size_bytes)]
-Name = Annotated[str, _holds(names.check_key)]
-Table = Annotated[str, _holds(names.parse_table)]
 Action = Literal["no action", "restrict", "cascade", "set null", "set default"]
+
+
+def _unique(value: object) -> object:
+    return refusing(short_forms.unique, value)
 
 
 class Model(BaseModel):
@@ -98,7 +66,7 @@ class Column(Model):
     expression: Expression = Field(
         default="=", alias="from", description="SQL over the source row; `=`: the source's column of the same name"
     )
-    type: SqlType | None = Field(default=None, description="target type as SQL writes it; default: the expression's type")
+    type: SqlType | None = Field(default=None, description="target type as SQL writes it; default: the expression's")
     null: bool | None = Field(default=None, description="false: NOT NULL; default: as the source, true for expressions")
     default: Sql | None = Field(default=None, description="SQL of the column's DEFAULT on the target")
     identity: Literal["by default", "always"] | None = Field(default=None, description="continues after the last row")
@@ -107,7 +75,7 @@ class Column(Model):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: object) -> object:
-        return _short(short_forms.column, value)
+        return refusing(short_forms.column, value)
 
 
 class ForeignKey(Model):
@@ -117,7 +85,7 @@ class ForeignKey(Model):
     """
 
     columns: list[Name] = Field(min_length=1, description="columns of this table; one may be written without a list")
-    references: Annotated[str, _holds(names.parse_reference)] = Field(
+    references: Annotated[str, holds(names.parse_reference)] = Field(
         description="schema.table, or schema.table(column, ...)"
     )
     on_delete: Action = Field(default="no action", description="what happens when the row it points at goes")
@@ -126,7 +94,7 @@ class ForeignKey(Model):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: object) -> object:
-        return _short(short_forms.foreign_key, value)
+        return refusing(short_forms.foreign_key, value)
 
     @property
     def reference(self) -> names.Reference:
@@ -137,7 +105,7 @@ class ForeignKey(Model):
 class Index(Model):
     """An index of the target table, built after its rows; the short form is a column or a list of columns."""
 
-    columns: list[Annotated[str, _holds(short_forms.index_column)]] = Field(
+    columns: list[Annotated[str, holds(short_forms.index_column)]] = Field(
         min_length=1, description="columns or parenthesised expressions; one may be written without a list"
     )
     unique: bool = Field(default=False, description="no two rows may be equal in it")
@@ -150,13 +118,13 @@ class Index(Model):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: object) -> object:
-        return _short(short_forms.index, value)
+        return refusing(short_forms.index, value)
 
 
 class Transform(Model):
     """A Python function that takes a batch of rows and gives one back; short form: `module:function`."""
 
-    function: str = Field(pattern=FUNCTION_PATTERN, description="module:function, found in the plan's folder or PYTHONPATH")
+    function: str = Field(pattern=FUNCTION_PATTERN, description="module:function, in the plan's folder or PYTHONPATH")
     columns: list[Name] | None = Field(
         default=None, description="target columns it reads and writes; default: all but the key"
     )
@@ -164,16 +132,16 @@ class Transform(Model):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: object) -> object:
-        return _short(short_forms.transform, value)
+        return refusing(short_forms.transform, value)
 
 
 class Mapping(Model):
     """One target table and how its rows come from a source."""
 
-    target: Annotated[str, _holds(names.parse_target)] = Field(
+    target: Annotated[str, holds(names.parse_target)] = Field(
         description="schema.table; may be left out for `source: schema.*`"
     )
-    source: Annotated[str, _holds(names.parse_source)] = Field(
+    source: Annotated[str, holds(names.parse_source)] = Field(
         description="schema.table [alias], or schema.* for a whole schema as it is"
     )
     joins: Joins | None = Field(default=None, description="JOIN clauses, as SQL writes them")
@@ -182,7 +150,7 @@ class Mapping(Model):
     columns: dict[Name, Column] | None = Field(default=None, description="left out: the table's columns as they are")
     mode: Literal["create", "fill", "append", "merge"] = Field(default="create", description="what is there before")
     primary_key: list[Name] | None = Field(default=None, description="default: the key's columns; [] for none")
-    unique: list[Annotated[list[Name], Field(min_length=1)]] = Field(
+    unique: list[Annotated[list[Name], BeforeValidator(_unique), Field(min_length=1)]] = Field(
         default_factory=list, description="lists of columns that together are unique"
     )
     indexes: list[Index] = Field(default_factory=list, description="built after the rows")
@@ -190,13 +158,13 @@ class Mapping(Model):
     constraints: dict[Name, Predicate] = Field(default_factory=dict, description="name: CHECK over the target row")
     rules: dict[str, Predicate] = Field(default_factory=dict, description="name: predicate every target row must meet")
     transform: Transform | None = Field(default=None, description="Python between source and target")
-    scope: Predicate | None = Field(default=None, description="which target rows are this mapping's, if others share it")
+    scope: Predicate | None = Field(default=None, description="which target rows are its own, if others share it")
     except_: list[Name] = Field(default_factory=list, alias="except", description="with schema.*: tables left out")
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: object) -> object:
-        return _short(short_forms.mapping, value)
+        return refusing(short_forms.mapping, value)
 
     @field_validator("key", "columns", mode="before")
     @classmethod
@@ -260,13 +228,13 @@ class Phase(Model):
         default_factory=dict, description="mapping's target: predicate over the source row; empty: all that remain"
     )
     soak: Duration | None = Field(default=None, description="how long to wait after verification")
-    approve: Literal["automatic", "manual"] = Field(default="automatic", description="manual: waits for `knarr approve`")
+    approve: Literal["automatic", "manual"] = Field(default="automatic", description="manual: waits for a person")
 
 
 class RollbackCriteria(Model):
     """When the run takes itself back, and how long it can still be taken back after it has succeeded."""
 
-    on: list[Annotated[str, _holds(short_forms.criterion)]] = Field(
+    on: list[Annotated[str, holds(short_forms.criterion)]] = Field(
         default_factory=lambda: ["verification"], description="verification, guard, deadline 6h"
     )
     keep_for: Duration = Field(default="0s", description="how long a completed run can still be rolled back")
@@ -311,9 +279,7 @@ class Plan(Model):
     description: str = Field(default="", description="for people")
     source: Alias = Field(description="connection that is only read; an alias, no address, no secret")
     target: Alias = Field(description="connection that is written to; an alias, no address, no secret")
-    types: dict[Table, list[str]] = Field(
-        default_factory=dict, description="schema.type: labels of an enum to create"
-    )
+    types: dict[Table, list[str]] = Field(default_factory=dict, description="schema.type: labels of an enum to create")
     mappings: list[Mapping] = Field(min_length=1, description="one target table each")
     checks: list[CrossCheck] = Field(default_factory=list, description="compared across both databases")
     rollout: list[Phase] = Field(

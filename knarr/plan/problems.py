@@ -69,6 +69,8 @@ class Fault:
     candidates: tuple[str, ...] = ()
     line: int | None = None
     column: int | None = None
+    absent: bool = False
+    """The path names what is missing; otherwise only as much of it is shown as is in the file."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
@@ -81,7 +83,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """"Did you mean 'balance'?", or nothing when no candidate is near."""
+    """A hint such as: Did you mean 'balance'? Empty when no candidate is near."""
     near = nearest(name, candidates)
     return f"Did you mean {quoted(near)}?" if near is not None else ""
 

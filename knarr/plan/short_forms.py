@@ -35,6 +35,13 @@ def index(value: object) -> object:
     return _one_column(_mapping(value, "a column, a list of columns, or a mapping with columns, unique, method, …"))
 
 
+def unique(value: object) -> object:
+    """No short form: `unique: [a, b]` may mean one constraint or two, and they are not the same."""
+    if isinstance(value, str):
+        raise Refusal(quoted(value), "a list of columns that together are unique", f"Write [{value}] here.")
+    return value
+
+
 def foreign_key(value: object) -> object:
     """`customer -> shop.customer(id)` is `{columns: [customer], references: shop.customer(id)}`."""
     expected = "'column -> schema.table(column)', or a mapping with columns and references"

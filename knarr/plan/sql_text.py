@@ -1,4 +1,4 @@
-"""A lexer of PostgreSQL's strings, quotes and comments: is this text one piece of SQL that cannot escape its parentheses?
+"""A lexer of PostgreSQL's strings, quotes and comments: can this text escape from the parentheses around it?
 
 Expressions of a plan are inserted as written, in parentheses, into statements that COPY sends by the simple protocol.
 So a `;`, a parenthesis too many or a comment without an end would change the statement around them. The rules are

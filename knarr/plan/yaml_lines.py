@@ -2,8 +2,9 @@
 
 The parser's events are taken one by one and never composed by PyYAML, because an alias bomb of 350 bytes composes
 to 254 MB and 40 kB of `[` end in a RecursionError (research/reliability.md, M19). Anchors, aliases, tags, duplicate
-keys and keys that are no text are refused. Of the scalars without quotes only true, false, null, and decimal numbers
-are more than text: `no`, `1:30`, `017`, `NULL` and `2026-11-24` stay what they are.
+keys and keys that are no text are refused. Of the scalars without quotes only true, false, null and decimal numbers
+are more than text: `no`, `1:30`, `017`, `NULL` and `2026-11-24` stay what they are. `null` as a key is text, because
+a column has such a key.
 """
 
 import re
@@ -15,7 +16,7 @@ import yaml
 
 from knarr.plan.problems import Fault, YamlPath, describe, quoted
 
-YamlValue: TypeAlias = "None | bool | int | float | str | list[YamlValue] | dict[str, YamlValue]"
+YamlValue: TypeAlias = "bool | int | float | str | list[YamlValue] | dict[str, YamlValue] | None"
 
 DEEPEST: Final = 50
 # A plan of 200 mappings has about 5,000 values; 60,000 load in 0.5 s and 60 MB.
@@ -55,6 +56,12 @@ class Document:
     refused: set[YamlPath] = field(default_factory=set)
     """Paths whose value was not read because something was wrong with it; what else is wrong there is no news."""
     readable: bool = True
+
+    def nearest(self, path: YamlPath) -> YamlPath:
+        """The longest part of a path that is in the file: a short form has no `from`, and a default no line."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return path
 
 
 @dataclass(slots=True)
@@ -120,7 +127,7 @@ def _syntax_fault(text: str, error: yaml.YAMLError) -> Fault:
     if "mapping values are not allowed" in problem:
         hint = "A value with ': ' in it must stand in quotes, and the keys of one mapping must be indented alike."
     elif re.search(r":\s+(['\"]).*?\1\s*\S|^\s*-\s+(['\"]).*?\2\s*[^\s:]", line):
-        hint = "A value that begins with a quote must stand in quotes as a whole; SQL can follow '|-' on lines of its own."
+        hint = "A value that begins with a quote must stand in quotes as a whole; or write |- and the SQL below it."
     elif "could not find expected ':'" in problem or "block end" in problem:
         hint = "The keys of one mapping must be indented alike, each with ': ' behind it."
     return Fault((), f"broken YAML: {problem}", "valid YAML", hint, line=row + 1, column=mark.column + 1)
@@ -151,9 +158,10 @@ def _scalar(document: Document, stack: list[_Open], event: yaml.ScalarEvent) -> 
     plain = bool(event.implicit[0])
     value: YamlValue = _resolve(event.value) if plain else event.value
     if stack and isinstance(stack[-1].value, dict) and stack[-1].key is None:
-        _key(document, stack[-1], event, value)
+        # A column has a key `null`, which nobody should have to put in quotes.
+        _key(document, stack[-1], event, "null" if event.value == "null" else value)
         return
-    place = Place(event.start_mark.line + 1, event.start_mark.column + 1, event.value)
+    place = _begin(event, event.value)
     path, place = _next(stack, place)
     if (match := _UNSTORABLE.search(event.value)) is not None:
         _refuse(document, _at(event, path, f"the character U+{ord(match[0]):04X}", "text that PostgreSQL can store"))
@@ -166,10 +174,10 @@ def _key(document: Document, mapping: _Open, event: yaml.ScalarEvent, value: Yam
     key = event.value
     path = (*mapping.path, key)
     mapping.key = key
-    mapping.place = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+    mapping.place = _begin(event)
     mapping.dropped = True
     if not isinstance(value, str):
-        hint = f"Write it in quotes: '{key}'." if key else ""
+        hint = f"Write it in quotes: '{quoted(key)[1:-1]}'." if key else ""
         document.faults.append(_at(event, mapping.path, f"{describe(value)} as a key", "text", hint))
     elif key != key.strip() or _UNSTORABLE.search(key):
         document.faults.append(_at(event, mapping.path, f"the key {quoted(key)}", "a key without blanks around it"))
@@ -185,9 +193,9 @@ def _key(document: Document, mapping: _Open, event: yaml.ScalarEvent, value: Yam
 
 def _alias(document: Document, stack: list[_Open], event: yaml.AliasEvent) -> None:
     if stack and isinstance(stack[-1].value, dict) and stack[-1].key is None:
-        raise _Unreadable(_at(event, stack[-1].path, f"the alias *{event.anchor} as a key", "text"))
-    path, place = _next(stack, Place(event.start_mark.line + 1, event.start_mark.column + 1))
-    _refuse(document, _at(event, path, f"the alias *{event.anchor}", "the value itself: a plan has no aliases"))
+        raise _Unreadable(_at(event, stack[-1].path, f"{_named('alias *', event.anchor)} as a key", "text"))
+    path, place = _next(stack, _begin(event))
+    _refuse(document, _at(event, path, _named("alias *", event.anchor), "the value itself: a plan has no aliases"))
     _put(document, stack, path, place, None)
 
 
@@ -195,7 +203,7 @@ def _open(document: Document, stack: list[_Open], event: yaml.SequenceStartEvent
     kind = "a list" if isinstance(event, yaml.SequenceStartEvent) else "a mapping"
     if stack and isinstance(stack[-1].value, dict) and stack[-1].key is None:
         raise _Unreadable(_at(event, stack[-1].path, f"{kind} as a key", "text"))
-    path, place = _next(stack, Place(event.start_mark.line + 1, event.start_mark.column + 1))
+    path, place = _next(stack, _begin(event))
     if len(stack) >= DEEPEST:
         found = f"more than {DEEPEST} lists and mappings inside each other"
         raise _Unreadable(_at(event, path[:4], found, f"at most {DEEPEST}"))
@@ -219,9 +227,7 @@ def _next(stack: list[_Open], place: Place) -> tuple[YamlPath, Place]:
 
 def _put(document: Document, stack: list[_Open], path: YamlPath, place: Place, value: YamlValue) -> None:
     if len(document.places) >= MOST_VALUES:
-        raise _Unreadable(
-            Fault((), f"more than {MOST_VALUES:,} values", "fewer", line=place.line, column=place.column)
-        )
+        raise _Unreadable(Fault((), f"more than {MOST_VALUES:,} values", "fewer", line=place.line, column=place.column))
     document.places.setdefault(path, place)
     if not stack:
         document.data = value
@@ -239,9 +245,16 @@ def _check_properties(
     document: Document, event: yaml.ScalarEvent | yaml.SequenceStartEvent | yaml.MappingStartEvent, path: YamlPath
 ) -> None:
     if event.anchor is not None:
-        document.faults.append(_at(event, path, f"the anchor &{event.anchor}", "the value alone: a plan has no anchors"))
+        document.faults.append(
+            _at(event, path, _named("anchor &", event.anchor), "the value alone: a plan has no anchors")
+        )
     if event.tag is not None:
-        _refuse(document, _at(event, path, f"the tag {event.tag}", "the value alone: a plan has no tags"))
+        tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+        _refuse(document, _at(event, path, _named("tag ", tag), "the value alone: a plan has no tags"))
+
+
+def _named(kind: str, name: str | None) -> str:
+    return f"the {kind}{quoted(name or '')[1:-1]}"
 
 
 def _refuse(document: Document, fault: Fault) -> None:
@@ -250,8 +263,14 @@ def _refuse(document: Document, fault: Fault) -> None:
 
 
 def _at(event: yaml.Event, path: YamlPath, found: str, expected: str, hint: str = "") -> Fault:
+    place = _begin(event)
+    return Fault(path, found, expected, hint, line=place.line, column=place.column)
+
+
+def _begin(event: yaml.Event, raw: str | None = None) -> Place:
     mark = event.start_mark
-    return Fault(path, found, expected, hint, line=mark.line + 1, column=mark.column + 1)
+    assert mark is not None  # every event of a parser has one; only events made by hand have none
+    return Place(mark.line + 1, mark.column + 1, raw)
 
 
 def _resolve(text: str) -> YamlValue:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
-import asyncpg
 from pydantic import Field
 
 from knarr.plan.resolved import Frozen, TableName
 from knarr.postgres import catalogue_sql
+from knarr.postgres.session import Connection
 
 TableKind = Literal["table", "partitioned table", "view", "materialized view", "foreign table"]
 TypeKind = Literal["builtin", "enum", "domain", "composite", "array", "other"]
@@ -163,14 +163,14 @@ class CatalogueSequence(Frozen):
 
 
 @asynccontextmanager
-async def qualified_names(connection: asyncpg.Connection) -> AsyncIterator[None]:
+async def qualified_names(connection: Connection) -> AsyncIterator[None]:
     """A READ ONLY transaction with an empty search_path, in which the server's deparsers qualify every name."""
     async with connection.transaction(readonly=True):
         await connection.execute("SELECT pg_catalog.set_config('search_path', '', true)")
         yield
 
 
-async def read_tables(connection: asyncpg.Connection, names: Iterable[TableName]) -> dict[TableName, CatalogueTable]:
+async def read_tables(connection: Connection, names: Iterable[TableName]) -> dict[TableName, CatalogueTable]:
     """The tables among `names` that exist, in four questions however many there are."""
     wanted = list(dict.fromkeys(names))
     async with qualified_names(connection):
@@ -196,18 +196,18 @@ async def read_tables(connection: asyncpg.Connection, names: Iterable[TableName]
     return found
 
 
-async def read_table(connection: asyncpg.Connection, name: TableName) -> CatalogueTable | None:
+async def read_table(connection: Connection, name: TableName) -> CatalogueTable | None:
     """One table, or None if it does not exist."""
     return (await read_tables(connection, [name])).get(name)
 
 
-async def tables_of_schema(connection: asyncpg.Connection, schema_name: str) -> list[TableName]:
+async def tables_of_schema(connection: Connection, schema_name: str) -> list[TableName]:
     """The tables that `schema.*` stands for, in byte order of their names: no partitions, nothing of an extension."""
     rows = await connection.fetch(catalogue_sql.TABLES_OF_SCHEMA, schema_name)
     return [TableName(schema_name=schema_name, name=row["name"]) for row in rows]
 
 
-async def read_types(connection: asyncpg.Connection, oids: Iterable[int]) -> dict[int, CatalogueType]:
+async def read_types(connection: Connection, oids: Iterable[int]) -> dict[int, CatalogueType]:
     """The types by oid, with every type that they are made of."""
     async with qualified_names(connection):
         rows = await connection.fetch(catalogue_sql.TYPES, sorted(set(oids)))
@@ -220,7 +220,7 @@ async def read_types(connection: asyncpg.Connection, oids: Iterable[int]) -> dic
     return found
 
 
-async def read_sequences(connection: asyncpg.Connection, oids: Sequence[int]) -> dict[int, CatalogueSequence]:
+async def read_sequences(connection: Connection, oids: Sequence[int]) -> dict[int, CatalogueSequence]:
     """The sequences by oid."""
     async with qualified_names(connection):
         rows = await connection.fetch(catalogue_sql.SEQUENCES, list(oids))
@@ -233,7 +233,7 @@ async def read_sequences(connection: asyncpg.Connection, oids: Sequence[int]) ->
 
 
 async def _by_table(
-    connection: asyncpg.Connection, query: str, oids: list[int]
+    connection: Connection, query: str, oids: list[int]
 ) -> defaultdict[int, list[dict[str, object]]]:
     found: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
     for row in await connection.fetch(query, oids):

@@ -24,7 +24,7 @@ _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "53100": (TransientError, "the server's disk is full: make room there; the step is retried"),
     "53300": (TransientError, "the server has no connection left: lower `parallelism` or raise max_connections"),
     "55006": (TransientError, _TRANSIENT),
-    "55P03": (TransientError, "another session holds the lock: see pg_locks; `limits.lock_timeout` says how long to wait"),
+    "55P03": (TransientError, "another session holds the lock: see pg_locks, and `limits.lock_timeout`"),
     "57": (TransientError, _TRANSIENT),
     "57014": (TransientError, "a statement was cancelled: by a person, or by `limits.statement_timeout`"),
     "57P04": (PlanError, "the database was dropped"),
@@ -84,7 +84,8 @@ def classified(doing: str) -> Iterator[None]:
 
 def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
     state = str(getattr(error, "sqlstate", None) or "")
-    found, hint = PlanError, _UNEXPECTED if state.startswith("XX") else str(getattr(error, "hint", None) or "")
+    found: type[KnarrError] = PlanError
+    hint = _UNEXPECTED if state.startswith("XX") else str(getattr(error, "hint", None) or "")
     for length in (5, 2):
         if entry := _CLASSES.get(state[:length]):
             found, hint = entry[0], entry[1] or hint

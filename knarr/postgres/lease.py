@@ -77,7 +77,7 @@ class Lease(BaseModel):
 async def claim(
     connection: Connection, run_id: str, plan: Plan, plan_hash: str, tables: Sequence[TableName], *, actor: str = ""
 ) -> Lease:
-    """Takes the target tables for a run and gives it a lease, in one transaction; the same call again returns the lease.
+    """Takes the target tables for a run and gives it a lease, in one transaction; called again, returns the lease.
 
     Raises:
         ClaimRefused: another run holds one of the tables, or this run has ended; nothing is written.
@@ -87,7 +87,7 @@ async def claim(
     schemas, names = [table.schema_name for table in tables], [table.name for table in tables]
     document = plan.model_dump_json(by_alias=True, exclude_defaults=True)
     with classified(f"claiming the target tables for run {run_id}"):
-        async with connection.transaction(isolation="read_committed"):
+        async with transaction(connection):
             started = await connection.fetchval(
                 INSERT_RUN, run_id, plan.name, plan_hash, document, plan.source, plan.target
             )
@@ -106,7 +106,8 @@ async def claim(
             _refuse(await connection.fetch(HELD_BY_OTHERS, schemas, names, run_id))
             if started:
                 body = {"plan": plan.name, "plan_hash": plan_hash, "source": plan.source, "target": plan.target}
-                await chain.append(connection, run_id, "claim", "run started", body | ({"actor": actor} if actor else {}))
+                body |= {"actor": actor} if actor else {}
+                await chain.append(connection, run_id, "claim", "run started", body)
             return Lease(lease_id=lease["lease_id"], epoch=lease["epoch"])
 
 
@@ -124,32 +125,35 @@ def _refuse(held: "Sequence[asyncpg.Record]") -> None:
 
 
 @contextlib.asynccontextmanager
-async def writing(connection: Connection, limits: Limits | None = None) -> AsyncIterator[None]:
-    """A READ COMMITTED transaction that never returns a half-done connection; errors pass through as they are.
+async def transaction(
+    connection: Connection, limits: Limits | None = None, *, snapshot: bool = False
+) -> AsyncIterator[None]:
+    """A transaction with the plan's time limits that never leaves a half-done connection; errors pass as they are.
 
-    On a cancellation the connection is ended at once: closing the socket rolls back, and nothing has to be waited for.
+    READ COMMITTED, as the fence needs it; with `snapshot` REPEATABLE READ and READ ONLY, for the source. On a
+    cancellation the connection is ended at once: closing the socket rolls back, and nothing has to be waited for.
     """
-    transaction = connection.transaction(isolation="read_committed")
-    await transaction.start()
+    begun = connection.transaction(isolation="repeatable_read" if snapshot else "read_committed", readonly=snapshot)
+    await begun.start()
     try:
         if limits is not None:
             for name, value in (("lock_timeout", limits.lock_timeout), ("statement_timeout", limits.statement_timeout)):
                 await connection.execute("SELECT set_config($1, $2, true)", name, f"{round(seconds(value) * 1000)}ms")
         yield
     except Exception:
-        await _roll_back(connection, transaction)
+        await _roll_back(connection, begun)
         raise
     except BaseException:
         connection.terminate()
         raise
-    await transaction.commit()
+    await begun.commit()
 
 
-async def _roll_back(connection: Connection, transaction: asyncpg.transaction.Transaction) -> None:
+async def _roll_back(connection: Connection, begun: asyncpg.transaction.Transaction) -> None:
     if connection.is_closed():
         return
     try:
-        await asyncio.wait_for(transaction.rollback(), ROLLBACK_SECONDS)
+        await asyncio.wait_for(begun.rollback(), ROLLBACK_SECONDS)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         # The error that led here is the one to tell; a closed socket rolls back as surely.
         connection.terminate()
@@ -168,7 +172,7 @@ async def fenced(connection: Connection, lease: Lease, *, limits: Limits | None 
         LostLease: the epoch has moved on; nothing was written.
         asyncpg's errors, unclassified: callers wrap it in `classified(doing)`.
     """
-    async with writing(connection, limits):
+    async with transaction(connection, limits):
         await fence(connection, lease)
         yield
 
@@ -201,7 +205,7 @@ async def raise_epoch(connection: Connection, run_id: str, *, reason: str = "") 
         lease = await read_lease(connection, run_id)
         summary = f"writers of epoch {lease.epoch} lose the right to write; epoch {lease.epoch + 1} follows"
         body = {"summary": summary, "reason": reason}
-        async with connection.transaction(isolation="read_committed"):
+        async with transaction(connection):
             await chain.append(connection, run_id, f"raise epoch {lease.epoch}", "decision", body)
         async with _exclusively(connection, lease.lease_id):
             epoch = await connection.fetchval(RAISE, lease.lease_id)
@@ -214,13 +218,13 @@ async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[N
     end = asyncio.get_running_loop().time() + RAISE_SECONDS
     while True:
         await connection.execute(END_HOLDERS, LEASE_LOCK, lease_id)
-        transaction = connection.transaction(isolation="read_committed")
-        await transaction.start()
+        begun = connection.transaction(isolation="read_committed")
+        await begun.start()
         try:
             await connection.execute("SET LOCAL lock_timeout = '250ms'")
             await connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", LEASE_LOCK, lease_id)
         except asyncpg.LockNotAvailableError:
-            await transaction.rollback()
+            await begun.rollback()
         except BaseException:
             connection.terminate()
             raise
@@ -236,7 +240,7 @@ async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[N
     except BaseException:
         connection.terminate()
         raise
-    await transaction.commit()
+    await begun.commit()
 
 
 async def read_lease(connection: Connection, run_id: str) -> Lease:
@@ -255,7 +259,7 @@ async def read_lease(connection: Connection, run_id: str) -> Lease:
 
 
 async def release(connection: Connection, run_id: str, state: RunEnd) -> None:
-    """Gives the run's tables free and closes its lease, after ending whoever still writes; the same call again is a no-op.
+    """Gives the run's tables free and closes its lease, after ending whoever still writes; again is a no-op.
 
     Raises:
         PlanError: the run is not known here.

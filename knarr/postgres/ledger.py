@@ -88,9 +88,7 @@ async def close(
     await connection.execute(CLOSE, run_id, mapping, phase, partition, rows, size, took)
 
 
-async def read_row(
-    connection: Connection, run_id: str, mapping: int, phase: str, partition: int
-) -> LedgerRow | None:
+async def read_row(connection: Connection, run_id: str, mapping: int, phase: str, partition: int) -> LedgerRow | None:
     """The row of one partition, or None when it was not written."""
     row = await connection.fetchrow(READ, run_id, mapping, phase, partition)
     return None if row is None else LedgerRow.model_validate(dict(row))
@@ -99,7 +97,8 @@ async def read_row(
 async def read_phase(connection: Connection, run_id: str, mapping: int, phase: str) -> list[LedgerRow]:
     """All rows of a mapping in a phase, by partition."""
     with classified("reading the ledger"):
-        return [LedgerRow.model_validate(dict(row)) for row in await connection.fetch(READ_PHASE, run_id, mapping, phase)]
+        rows = await connection.fetch(READ_PHASE, run_id, mapping, phase)
+    return [LedgerRow.model_validate(dict(row)) for row in rows]
 
 
 async def missing_partitions(connection: Connection, run_id: str, mapping: int, phase: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which source rows belong to a mapping, a phase and a partition, and the SELECT that reads them as the target wants them."""
+"""Which source rows belong to a mapping, a phase and a partition, and the SELECT that reads them for the target."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _INTEGERS: Final = ("smallint", "integer", "bigint")
 
 
 class KeyColumn(BaseModel):
-    """One key column as a range compares it on one side: SQL, the type of its bounds, and whether it has a collation."""
+    """One key column as a range compares it on one side: SQL, its bounds' type, whether it has a collation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,20 +53,22 @@ def source_key(mapping: ResolvedMapping) -> list[KeyColumn]:
 def target_key(mapping: ResolvedMapping) -> list[KeyColumn]:
     """The key as the target compares it."""
     return [
-        KeyColumn(sql=quote(column.name), type=column.base_type, collatable=column.collatable)
-        if column.category == "builtin"
-        else KeyColumn(sql=f"{quote(column.name)}::text", type="text", collatable=True)
+        _key_column(column, quote(column.name) if column.category == "builtin" else f"{quote(column.name)}::text")
         for column in mapping.key
     ]
 
 
 def _source_key_column(column: ResolvedColumn) -> KeyColumn:
     kind = wire_type(column)
-    collatable = column.collatable or column.category != "builtin"
     # Integers of all sizes share one order and one index family, and a cast would keep an index from being used.
     same = column.source_type == kind or (column.source_type in _INTEGERS and kind in _INTEGERS)
-    sql = f"({column.expression})" if same else f"({column.expression})::{kind}"
-    return KeyColumn(sql=sql, type=kind if kind not in _INTEGERS else "bigint", collatable=collatable)
+    return _key_column(column, f"({column.expression})" if same else f"({column.expression})::{kind}")
+
+
+def _key_column(column: ResolvedColumn, sql: str) -> KeyColumn:
+    kind = wire_type(column)
+    collatable = column.collatable or column.category != "builtin"
+    return KeyColumn(sql=sql, type="bigint" if kind in _INTEGERS else kind, collatable=collatable)
 
 
 def range_predicate(key: Sequence[KeyColumn], partition: Partition, *, first: int = 1) -> tuple[str, list[str]]:
@@ -168,7 +170,7 @@ def source_where(mapping: ResolvedMapping, *predicates: str | None) -> str:
 
 
 def copy_query(mapping: ResolvedMapping, partition: Partition, phase_sql: str) -> str:
-    """The SELECT whose rows COPY carries over: every column in the form that the target's COPY takes, in target order."""
+    """The SELECT whose rows COPY carries over: each column as the target's COPY takes it, in target order."""
     columns = ",\n       ".join(
         f"({column.expression})::{wire_type(column)} AS {quote(column.name)}" for column in mapping.columns
     )

@@ -166,6 +166,10 @@ class Pools:
         else:
             self._idle[kind].append(connection)
 
+    def redact(self, text: str) -> str:
+        """The text without any address or password that the aliases stand for."""
+        return self._connections.redact(text)
+
     async def close(self) -> None:
         """Ends all connections; those that are lent out are cut off, and their transactions roll back."""
         idle = [connection for kept in self._idle.values() for connection in kept]

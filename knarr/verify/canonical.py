@@ -61,7 +61,7 @@ class Value:
 
 
 def enclosed(sql: str) -> str:
-    """What a plan's author wrote, in parentheses; the line break keeps a `--` comment from swallowing the closing one."""
+    """What a plan's author wrote, in parentheses; the line break ends a `--` comment."""
     return f"({sql}\n)" if "--" in sql else f"({sql})"
 
 
@@ -76,22 +76,34 @@ def kind_of(column: ResolvedColumn) -> tuple[Kind, str]:
 
 def expected_value(column: ResolvedColumn) -> Value:
     """The column as the source must give it: the plan's expression, cast to the target's type."""
+    return _canonical(column, _cast(column))
+
+
+def output_text(column: ResolvedColumn) -> str:
+    """The same value as COPY would write it (`t`, not `true`), which is what a Python transform is given.
+
+    `concat` calls the type's output function. DISTINCT FROM, because a composite of NULLs `IS NULL` without being it.
+    """
+    value = _cast(column)
+    return f"CASE WHEN {value} IS DISTINCT FROM NULL THEN concat({value}) END"
+
+
+def _cast(column: ResolvedColumn) -> str:
     kind, dimensions = kind_of(column)
     expression = enclosed(column.expression)
-    match kind:
+    match kind:  # an explicit cast to a length would cut without a word, so none is named
         case "text":
-            cast = f"{expression}::text"
+            return f"{expression}::text"
         case "varchar":
-            cast = f"{expression}::varchar{dimensions}"
+            return f"{expression}::varchar{dimensions}"
         case "char":
-            cast = f"{expression}::bpchar{dimensions}"
+            return f"{expression}::bpchar{dimensions}"
         case "bits" if column.source_type in _INTEGERS:
-            cast = f"{expression}::{column.base_type}::varbit"  # integers have no cast to varbit
+            return f"{expression}::{column.base_type}::varbit"  # integers have no cast to varbit
         case "bits":
-            cast = f"{expression}::varbit{dimensions}"
+            return f"{expression}::varbit{dimensions}"
         case _:
-            cast = f"{expression}::{column.base_type}"
-    return _canonical(column, cast)
+            return f"{expression}::{column.base_type}"
 
 
 def actual_value(column: ResolvedColumn) -> Value:
@@ -115,15 +127,6 @@ def recomputed_value(column: ResolvedColumn, text_sql: str) -> Value:
         case _:
             cast = f"{text_sql}::{column.base_type}"
     return _canonical(column, cast)
-
-
-def output_text(column: ResolvedColumn) -> str:
-    """The source's value as COPY would write it (`t`, not `true`), which is what a Python transform is given.
-
-    `concat` calls the type's output function. DISTINCT FROM, because a composite of NULLs `IS NULL` without being it.
-    """
-    value = enclosed(column.expression)
-    return f"CASE WHEN {value} IS DISTINCT FROM NULL THEN concat({value}) END"
 
 
 def _canonical(column: ResolvedColumn, value: str) -> Value:

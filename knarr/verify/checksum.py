@@ -9,7 +9,7 @@ confined to some thousand rows at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from knarr.errors import DataError
@@ -21,7 +21,7 @@ Argument = str | Sequence[str | None]
 
 # Made-up hashes would be trusted for ever: so both servers must agree on real ones first. Lengths around the hash
 # function's block of 12 bytes; the last one is not ASCII and is only asked of UTF-8 databases.
-_PROBES: Final = ("", "a", "abcdefghijk", "abcdefghijkl", "abcdefghijklm", "(1,\"a b\",,0.10)" * 40, "Größe €")
+_PROBES: Final = ("", "a", "abcdefghijk", "abcdefghijkl", "abcdefghijklm", '(1,"a b",,0.10)' * 40, "Größe €")
 
 PROBE_HASHES: Final = """
 SELECT current_setting('server_encoding') AS encoding,
@@ -54,10 +54,15 @@ class Relation:
     key: tuple[Value, ...]
     columns: tuple[Value, ...]
 
-    def with_condition(self, condition: str, *arguments: Argument) -> "Relation":
-        """The rows that also meet a condition; its arguments follow those that are there."""
-        conditions = (*self.conditions, condition)
-        return Relation(self.from_sql, conditions, (*self.arguments, *arguments), self.key, self.columns)
+    def with_condition(self, condition: str) -> "Relation":
+        """The rows that also meet a condition."""
+        return replace(self, conditions=(*self.conditions, condition))
+
+    @property
+    def source(self) -> str:
+        """FROM and WHERE."""
+        where = "\n           AND ".join(f"({condition})" for condition in self.conditions)
+        return f"          FROM {self.from_sql}" + (f"\n         WHERE {where}" if where else "")
 
 
 def bucket_mask(estimated_rows: int) -> int:
@@ -103,50 +108,41 @@ def bucket_sums(relation: Relation, method: Method, mask: int) -> str:
         return (
             f"SELECT b, count(*) AS n, sum({_hash('t', method, 0)}) AS s0, sum({_hash('t', method, 1)}) AS s1\n"
             f"  FROM (SELECT {_bucket(relation.key, method, mask)} AS b, {_row_text(relation.columns, method)} AS t\n"
-            f"{_source(relation)}\n        OFFSET 0) AS r\n GROUP BY b"
+            f"{relation.source}\n        OFFSET 0) AS r\n GROUP BY b"
         )
     return (
         f"SELECT h0 & {mask} AS b, count(*) AS n, sum(h0) AS s0, sum(h1) AS s1\n"
         f"  FROM (SELECT {_hash('t', method, 0)} AS h0, {_hash('t', method, 1)} AS h1\n"
         f"          FROM (SELECT {_row_text(relation.columns, method)} AS t\n"
-        f"{_source(relation)}\n                OFFSET 0) AS r OFFSET 0) AS h\n GROUP BY 1"
+        f"{relation.source}\n                OFFSET 0) AS r OFFSET 0) AS h\n GROUP BY 1"
     )
 
 
 def bucket_entries(relation: Relation, method: Method, mask: int) -> str:
-    """kh, h0, h1, k, n: the rows of the buckets $last::bigint[], by hash of the key and then by nothing else.
+    """kh, h0, h1, k, n: the rows of some buckets (the last argument, a bigint[]) in ascending order of the key's hash.
 
     Without a key the row's own hash stands for it. Rows that are the same in all of these are one entry, counted in n.
     """
-    last = len(relation.arguments) + 1
-    if relation.key:
-        kept = relation.with_condition(f"{_bucket(relation.key, method, mask)} = ANY(${last}::bigint[])")
-        key_text = _row_text(relation.key, method)
-    else:
-        row_hash = _hash(_row_text(relation.columns, method), method, 0)
-        kept = relation.with_condition(f"({row_hash} & {mask}) = ANY(${last}::bigint[])")
-        key_text = _row_text(relation.columns, method)
+    kept = relation.with_condition(in_buckets(relation, method, mask))
+    key_text = _row_text(relation.key or relation.columns, method)
     return (
         f"SELECT kh, h0, h1, k, count(*) AS n\n"
         f"  FROM (SELECT {_hash('kt', method, 0)} AS kh, {_hash('t', method, 0)} AS h0,\n"
         f"               {_hash('t', method, 1)} AS h1, k\n"
-        f"          FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t, {_key_array(relation)} AS k\n"
-        f"{_source(kept)}\n                OFFSET 0) AS r) AS h\n"
+        f"          FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t,\n"
+        f"                       {_key_array(relation)} AS k\n"
+        f"{kept.source}\n                OFFSET 0) AS r) AS h\n"
         f" GROUP BY kh, h0, h1, k\n ORDER BY kh"
     )
 
 
 def rows_by_hash(relation: Relation, method: Method, mask: int) -> str:
-    """kh, h0, h1, k, c: rows of the buckets $last-1::bigint[] whose key has a hash in $last::bigint[]; c: column texts."""
-    first = len(relation.arguments) + 1
-    if relation.key:
-        in_bucket = f"{_bucket(relation.key, method, mask)} = ANY(${first}::bigint[])"
-        key_text = _row_text(relation.key, method)
-    else:
-        in_bucket = f"({_hash(_row_text(relation.columns, method), method, 0)} & {mask}) = ANY(${first}::bigint[])"
-        key_text = _row_text(relation.columns, method)
-    wanted = f"{_hash(key_text, method, 0)} = ANY(${first + 1}::bigint[])"
-    kept = relation.with_condition(in_bucket).with_condition(wanted)
+    """kh, h0, h1, k, c: the rows of some buckets whose key has one of some hashes, c with the columns' texts.
+
+    The buckets and the hashes are the last two arguments, each a bigint[].
+    """
+    kept = relation.with_condition(in_buckets(relation, method, mask)).with_condition(has_key_hash(relation, method))
+    key_text = _row_text(relation.key or relation.columns, method)
     shown = ", ".join(f"{value.shown} AS c{n}" for n, value in enumerate(relation.columns))
     cells = ", ".join(_shortened(f"c{n}") for n in range(len(relation.columns)))
     return (
@@ -154,13 +150,27 @@ def rows_by_hash(relation: Relation, method: Method, mask: int) -> str:
         f"       {_hash('t', method, 1)} AS h1, k, ARRAY[{cells}]::text[] AS c\n"
         f"  FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t, {_key_array(relation)} AS k,\n"
         f"               {shown}\n"
-        f"{_source(kept)}\n        OFFSET 0) AS r"
+        f"{kept.source}\n        OFFSET 0) AS r"
     )
 
 
-def _source(relation: Relation) -> str:
-    where = "\n           AND ".join(f"({condition})" for condition in relation.conditions)
-    return f"          FROM {relation.from_sql}" + (f"\n         WHERE {where}" if where else "")
+def in_buckets(relation: Relation, method: Method, mask: int) -> str:
+    """The rows of the buckets in the first argument after the relation's own, a bigint[]."""
+    if relation.key:
+        bucket = _bucket(relation.key, method, mask)
+    else:
+        bucket = f"({_hash(_row_text(relation.columns, method), method, 0)} & {mask})"
+    return f"{bucket} = ANY(${len(relation.arguments) + 1}::bigint[])"
+
+
+def has_key_hash(relation: Relation, method: Method) -> str:
+    """The rows whose key's hash is in the second argument after the relation's own, a bigint[]."""
+    return f"{key_hash(relation, method)} = ANY(${len(relation.arguments) + 2}::bigint[])"
+
+
+def key_hash(relation: Relation, method: Method) -> str:
+    """The hash of a row's key; without a key the row's own first hash."""
+    return _hash(_row_text(relation.key or relation.columns, method), method, 0)
 
 
 def _row_text(values: Sequence[Value], method: Method) -> str:

@@ -76,7 +76,9 @@ class CheckResult(CheckKey):
     sql: list[str] = Field(default_factory=list, description="the statements behind it, in order")
     compared: list[str] = Field(default_factory=list, description="what was held against what, a line each")
     method: str = Field(default="", description="parity: the hash that both servers were found to agree on")
-    lower: list[str] | None = Field(default=None, description="parity: the partition's bounds, for the proof of coverage")
+    lower: list[str] | None = Field(
+        default=None, description="parity: the partition's bounds, for the proof of coverage"
+    )
     upper: list[str] | None = None
     source_snapshot: str = Field(default="", description="when the source was read, and what it could see")
     target_snapshot: str = ""

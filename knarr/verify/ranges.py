@@ -1,7 +1,8 @@
 """A partition's rows as a WHERE condition, on either side; written apart from the copy's own on purpose.
 
 `lower <= key < upper` by row comparison in key order (knarr.plan.resolved.Partition). Collatable columns, and types
-that go as text, compare under COLLATE "C", so both sides agree where a range ends.
+that go as text, compare under COLLATE "C", so both sides agree where a range ends. Every row is in exactly one
+partition: a key that holds a NULL belongs to the last.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,14 @@ def _range(
             arguments.append(text)
             bound.append(_operand(column, f"${len(arguments)}::text::{_type(column)}"))
         conditions.append(f"{_row(operands)} {operator} {_row(bound)}")
-    return conditions
+    if not conditions:
+        return []
+    # A row comparison with a NULL in it can be true, false or unknown; of a single column it is unknown.
+    known = [f"{operand} IS NOT NULL" for operand in operands] if len(key) > 1 else []
+    if partition.upper is None:
+        unknown = " OR ".join(f"{operand} IS NULL" for operand in operands)
+        return [f"({' AND '.join([*conditions, *known])}) OR {unknown}"]
+    return [*conditions, *known]
 
 
 def _row(parts: Sequence[str]) -> str:

@@ -1,0 +1,85 @@
+"""Holding both databases against the plan before anything is written; and forgetting what was learnt."""
+
+from temporalio import activity
+
+from activities.context import lease_of, source_of, target_of, working
+from activities.models import CompensationInput, MappingSummary, RunInput, StepResult, SurveyResult
+from activities.trail import compensated, stepped
+from knarr.errors import SurveyRefused
+from knarr.plan.resolved import ResolvedMapping, Survey
+from knarr.plan.units import size_bytes
+from knarr.postgres import mappings, partitions, runs
+from knarr.postgres.lease import claim, fenced
+from knarr.postgres.selection import phase_predicate
+from knarr.postgres.survey import survey
+
+
+@activity.defn
+async def survey_databases(given: RunInput) -> SurveyResult:
+    """Resolves the plan, cuts every mapping into partitions and stores both in the target's knarr schema.
+
+    Raises SurveyRefused with every problem that forbids the run, as ApplicationError.
+    """
+    run = given.run
+    async with working("survey", run), source_of(run) as source, target_of(run) as target:
+        lease = lease_of(run)
+        record = await runs.load_run(target, run.run_id)
+        plan = record.plan
+        surveyed = await survey(source, target, plan, run.run_id)
+        if surveyed.errors:
+            raise SurveyRefused(refusal(surveyed), hint="`knarr check PLAN` shows the same without a run")
+        size = size_bytes(plan.limits.partition_size)
+        cut = {mapping.number: await partitions.plan_partitions(source, mapping, size) for mapping in surveyed.mappings}
+        await claim(target, run.run_id, plan, record.plan_hash, [mapping.target for mapping in surveyed.mappings])
+        await mappings.store_survey(target, lease, run.run_id, surveyed)
+        count = {
+            number: await partitions.store_partitions(target, lease, run.run_id, parts) for number, parts in cut.items()
+        }
+        async with fenced(target, lease):
+            warnings = [problem for problem in surveyed.problems if problem.severity == "warning"]
+            head = await stepped(
+                target,
+                run,
+                "survey",
+                f"{len(surveyed.mappings)} mappings in {sum(count.values())} partitions, {len(warnings)} warnings",
+            )
+        phases = [phase.phase for phase in plan.rollout]
+        return SurveyResult(
+            mappings=[summary(mapping, count[mapping.number], phases) for mapping in surveyed.mappings],
+            cross_checks=[check.name for check in plan.checks],
+            warnings=len(warnings),
+            head=head,
+        )
+
+
+@activity.defn
+async def discard_survey(given: CompensationInput) -> StepResult:
+    """Compensation of `survey_databases`: it wrote nothing but its own record, which stays as evidence."""
+    async with working("discard survey", given.run), target_of(given.run) as target:
+        async with fenced(target, lease_of(given.run)):
+            head = await compensated(target, given.run, "survey", "its record stays; it touched no table of the plan")
+        return StepResult(head=head)
+
+
+def summary(mapping: ResolvedMapping, parts: int, phases: list[str]) -> MappingSummary:
+    """What the workflow is told of a mapping."""
+    return MappingSummary(
+        number=mapping.number,
+        name=mapping.name,
+        partitions=parts,
+        estimated_rows=mapping.estimated_rows,
+        estimated_bytes=mapping.estimated_bytes,
+        depends_on=mapping.depends_on,
+        foreign_keys=sum(1 for thing in mapping.objects if thing.stage == "foreign keys"),
+        phases=[phase for phase in phases if phase_predicate(mapping, phases, phase) is not None],
+    )
+
+
+def refusal(surveyed: Survey) -> str:
+    """All problems that forbid the run, one a line."""
+    lines = [
+        f"- {problem.where}: {problem.found}{f'; expected {problem.expected}' if problem.expected else ''}"
+        f"{f' ({problem.hint})' if problem.hint else ''}"
+        for problem in surveyed.errors
+    ]
+    return f"the survey found {len(lines)} problems; nothing was written:\n" + "\n".join(lines)

@@ -1,0 +1,187 @@
+"""Verification: each unit compares, stores what it found in the target's knarr schema, and tells only numbers."""
+
+from temporalio import activity
+
+from activities.context import lease_of, source_of, target_of, working
+from activities.models import (
+    CompensationInput,
+    StepResult,
+    VerdictSummary,
+    VerifyInput,
+    VerifyProgress,
+    VerifyResult,
+)
+from activities.trail import compensated
+from knarr.postgres import mappings, partitions, runs
+from knarr.postgres.lease import fenced
+from knarr.postgres.selection import moved_predicate
+from knarr.telemetry import metrics
+from knarr.telemetry.scrub import scrub
+from knarr.verify import cross, integrity, parity, results, rules, verdict
+from knarr.verify.models import CheckKey, CheckResult, Finding
+
+FINDINGS_IN_HISTORY = 5
+
+
+class _Comparing:
+    def __init__(self, given: VerifyInput) -> None:
+        self._mapping = given.mapping
+        self._partition = given.first
+        self._rows = 0
+
+    def on_progress(self, rows: int) -> None:
+        self._rows = rows
+
+    def details(self) -> VerifyProgress:
+        return VerifyProgress(mapping=self._mapping, partition=self._partition, rows=self._rows)
+
+
+@activity.defn
+async def verify_partitions(given: VerifyInput) -> VerifyResult:
+    """Compares every row of partitions first..last on both sides; one whose result is stored is not compared again."""
+    run, comparing = given.run, _Comparing(given)
+    found: list[CheckResult] = []
+    async with working("verify", run, mapping=given.mapping, partition=given.first, beat=comparing.details):
+        async with target_of(run) as target:
+            mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
+            plan = await mappings.load_plan(target, run.run_id)
+        for number in range(given.first, given.last + 1):
+            async with source_of(run) as source, target_of(run) as target:
+                key = CheckKey(kind="parity", name=mapping.name, mapping=mapping.number, partition=number)
+                result = await results.done(target, run.run_id, given.phase, given.round, key)
+                if result is None:
+                    partition = await partitions.load_partition(target, run.run_id, mapping.number, number)
+                    result = await parity.compare_partition(
+                        source,
+                        target,
+                        mapping,
+                        partition,
+                        phases=[phase.phase for phase in plan.rollout],
+                        through=given.phase,
+                        shown=plan.limits.findings,
+                        on_progress=comparing.on_progress,
+                    )
+                    result = await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
+                    metrics.partition_verified(run.plan, result.target_rows or 0, result.findings_total)
+                found.append(result)
+        return told(found)
+
+
+@activity.defn
+async def verify_integrity(given: VerifyInput) -> VerifyResult:
+    """Keys, foreign keys, constraints and sequences of one mapping, recomputed and not read off the catalogue."""
+    run = given.run
+    async with working("verify", run, mapping=given.mapping), source_of(run) as source, target_of(run) as target:
+        mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
+        plan = await mappings.load_plan(target, run.run_id)
+        phases = [phase.phase for phase in plan.rollout]
+        last = given.phase == phases[-1]
+        result = await integrity.check_integrity(
+            target,
+            mapping,
+            source=source,
+            phases=phases,
+            through=given.phase,
+            shown=plan.limits.findings,
+            **({} if last else {"stages": integrity.BEFORE_LAST_PHASE}),
+        )
+        return told([await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)])
+
+
+@activity.defn
+async def verify_rules(given: VerifyInput) -> VerifyResult:
+    """The business rules of one mapping."""
+    run = given.run
+    async with working("verify", run, mapping=given.mapping), target_of(run) as target:
+        mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
+        plan = await mappings.load_plan(target, run.run_id)
+        checked = await rules.check_rules(target, mapping, plan.limits.findings)
+        return told(
+            [
+                await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
+                for result in checked
+            ]
+        )
+
+
+@activity.defn
+async def verify_cross_check(given: VerifyInput) -> VerifyResult:
+    """One of the plan's checks: a query on each side whose answers must agree."""
+    run = given.run
+    async with working("verify", run), source_of(run) as source, target_of(run) as target:
+        plan = await mappings.load_plan(target, run.run_id)
+        check = next(check for check in plan.checks if check.name == given.check)
+        result = await cross.check_cross(source, target, check, plan.limits.findings)
+        return told([await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)])
+
+
+@activity.defn
+async def conclude_verification(given: VerifyInput) -> VerdictSummary:
+    """Derives the verdict from what is stored, and from nothing else: what was not computed counts as failed."""
+    run = given.run
+    async with working("verdict", run), target_of(run) as target:
+        record = await runs.load_run(target, run.run_id)
+        plan = record.plan
+        phases = [phase.phase for phase in plan.rollout]
+        surveyed = await mappings.load_mappings(target, run.run_id)
+        moved = [mapping for mapping in surveyed if moved_predicate(mapping, phases, given.phase) is not None]
+        counts = {
+            mapping.number: await partitions.count_partitions(target, run.run_id, mapping.number) for mapping in moved
+        }
+        is_last = given.phase == phases[-1]
+        expected = verdict.expected_checks(plan if is_last else plan.model_copy(update={"checks": []}), moved, counts)
+        computed = await results.load(target, run.run_id, given.phase, given.round)
+        concluded = verdict.conclude(
+            expected=expected,
+            results=computed,
+            run_id=run.run_id,
+            phase=given.phase,
+            round=given.round,
+            plan_name=plan.name,
+            plan_hash=record.plan_hash,
+            started_at=record.started_at,
+            ended_at=record.read_at,
+            source_version=record.survey.source_version if record.survey else "",
+            target_version=record.survey.target_version if record.survey else "",
+            source_identity=record.survey.source_identity if record.survey else "",
+            target_identity=record.survey.target_identity if record.survey else "",
+        )
+        head = await results.store_verdict(target, lease_of(run), concluded)
+        findings = [finding for result in computed for finding in result.findings]
+        return VerdictSummary(
+            passed=concluded.passed,
+            checks=len(expected),
+            failed=sum(1 for result in computed if result.outcome != "passed") + len(expected) - len(computed),
+            rows=sum(result.target_rows or 0 for result in computed if result.kind == "parity"),
+            findings=sum(result.findings_total for result in computed),
+            first_findings=[scrub(line(finding)) for finding in findings[:FINDINGS_IN_HISTORY]],
+            digest=concluded.digest,
+            head=head,
+        )
+
+
+@activity.defn
+async def withdraw_verdict(given: CompensationInput) -> StepResult:
+    """Compensation of verification: the verdict stays as evidence, marked as no longer standing."""
+    run = given.run
+    async with working("withdraw verdict", run), target_of(run) as target, fenced(target, lease_of(run)):
+        withdrawn = await results.withdraw(target, run.run_id, given.phase)
+        head = await compensated(target, run, "verify", f"{withdrawn} verdicts withdrawn", phase=given.phase)
+        return StepResult(count=withdrawn, head=head)
+
+
+def told(found: list[CheckResult]) -> VerifyResult:
+    """The numbers of some results."""
+    return VerifyResult(
+        checks=len(found),
+        passed=sum(1 for result in found if result.outcome == "passed"),
+        rows=sum(result.target_rows or 0 for result in found if result.kind == "parity"),
+        findings=sum(result.findings_total for result in found),
+    )
+
+
+def line(finding: Finding) -> str:
+    """A finding for history: where and what, values shortened."""
+    key = ", ".join(f"{name}={value}" for name, value in finding.key.items())
+    column = f" · {finding.column}: expected {finding.expected}, found {finding.found}" if finding.column else ""
+    return f"{finding.mapping} ({key}) {finding.kind}{column}"[:300]

@@ -1,0 +1,90 @@
+"""The run's own record in the target: its plan and state, its checkpoints."""
+
+from datetime import datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from knarr.errors import PlanError
+from knarr.plan.models import Plan
+from knarr.plan.resolved import Survey
+from knarr.postgres.failures import classified
+from knarr.postgres.session import Connection
+
+HAS_SCHEMA: Final = "SELECT to_regclass('knarr.lease') IS NOT NULL"
+HOLDS_LEASE: Final = "SELECT EXISTS (SELECT FROM knarr.lease WHERE run_id = $1 AND NOT released)"
+SET_STATE: Final = "UPDATE knarr.run SET state = $2 WHERE run_id = $1"
+LOAD_RUN: Final = """
+SELECT plan::text, plan_hash, state, started_at, survey::text, clock_timestamp() AS read_at
+  FROM knarr.run
+ WHERE run_id = $1
+"""
+WAS_SKIPPED: Final = """
+SELECT EXISTS (
+    SELECT FROM knarr.audit
+     WHERE run_id = $1 AND kind = 'operator' AND body::jsonb @> '{"action": "skip", "accepted": true}'
+)
+"""
+ADD_CHECKPOINT: Final = "INSERT INTO knarr.checkpoint (run_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+REMOVE_CHECKPOINT: Final = "DELETE FROM knarr.checkpoint WHERE run_id = $1 AND name = $2"
+
+
+class RunRecord(BaseModel):
+    """What the target holds of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plan: Plan
+    plan_hash: str
+    state: str
+    started_at: datetime
+    survey: Survey | None
+    read_at: datetime
+
+
+async def holds_lease(connection: Connection, run_id: str) -> bool:
+    """Whether the run has a lease that is not released; False too where Knarr has never been."""
+    with classified("looking for the run's lease"):
+        if not await connection.fetchval(HAS_SCHEMA):
+            return False
+        return bool(await connection.fetchval(HOLDS_LEASE, run_id))
+
+
+async def load_run(connection: Connection, run_id: str) -> RunRecord:
+    """The run's record.
+
+    Raises:
+        PlanError: the run is not known in this database.
+    """
+    with classified("reading the run"):
+        row = await connection.fetchrow(LOAD_RUN, run_id)
+    if row is None:
+        raise PlanError(f"run {run_id} is not known in this database", hint="is the target's alias the one of the run?")
+    return RunRecord(
+        plan=Plan.model_validate_json(row["plan"]),
+        plan_hash=row["plan_hash"],
+        state=row["state"],
+        started_at=row["started_at"],
+        survey=Survey.model_validate_json(row["survey"]) if row["survey"] else None,
+        read_at=row["read_at"],
+    )
+
+
+async def set_state(connection: Connection, run_id: str, state: str) -> None:
+    """Changes the run's state, within the caller's fenced transaction."""
+    await connection.execute(SET_STATE, run_id, state)
+
+
+async def was_skipped(connection: Connection, run_id: str) -> bool:
+    """Whether a person decided, on the record, to go on in spite of what was stuck or differed."""
+    return bool(await connection.fetchval(WAS_SKIPPED, run_id))
+
+
+async def add_checkpoint(connection: Connection, run_id: str, name: str) -> None:
+    """Records a checkpoint, within the caller's fenced transaction."""
+    await connection.execute(ADD_CHECKPOINT, run_id, name)
+
+
+async def remove_checkpoint(connection: Connection, run_id: str, name: str) -> None:
+    """Forgets a checkpoint, within the caller's fenced transaction; holds when it was never reached."""
+    await connection.execute(REMOVE_CHECKPOINT, run_id, name)

@@ -1,0 +1,76 @@
+"""Asks a server what it makes of a piece of SQL, without running it: PREPARE for types, EXPLAIN for privileges."""
+
+import json
+import re
+from typing import Final, NamedTuple
+
+import asyncpg
+
+from knarr.errors import TransientError
+from knarr.postgres.failures import classify
+from knarr.postgres.session import Connection
+
+_TOKEN: Final = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|[\w$.]+|\S')
+
+
+class Failure(NamedTuple):
+    """What the server had against it."""
+
+    message: str
+    near: str
+    """The token that the server points at; empty when it points at none."""
+    hint: str
+    sqlstate: str
+
+    def __str__(self) -> str:
+        return f"{self.message} (at {self.near})" if self.near else self.message
+
+
+async def describe(connection: Connection, sql: str) -> list[int] | Failure:
+    """The type oids of the columns of `sql`, or why the server refuses it. A domain comes as its base type.
+
+    Raises:
+        TransientError: the connection was lost, or the like.
+    """
+    try:
+        statement = await connection.prepare(sql)
+    except asyncpg.PostgresError as error:
+        return _failure(error, sql)
+    return [attribute.type.oid for attribute in statement.get_attributes()]
+
+
+async def refusal(connection: Connection, sql: str) -> Failure | None:
+    """Why the server refuses `sql`, or None if it takes it.
+
+    Raises:
+        TransientError: the connection was lost, or the like.
+    """
+    answer = await describe(connection, sql)
+    return answer if isinstance(answer, Failure) else None
+
+
+async def explain(connection: Connection, sql: str) -> float | Failure:
+    """The planner's guess of how many rows `sql` gives, or why this role may not run it.
+
+    EXPLAIN starts the executor without running it; that is where privileges on every table are checked.
+
+    Raises:
+        TransientError: the connection was lost, or the like.
+    """
+    try:
+        async with connection.transaction(readonly=True):
+            answer = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}")
+    except asyncpg.PostgresError as error:
+        return _failure(error, sql)
+    return float(json.loads(answer)[0]["Plan"]["Plan Rows"])
+
+
+def _failure(error: asyncpg.PostgresError, sql: str) -> Failure:
+    classified = classify(error, "asking the server about the plan's SQL")
+    if isinstance(classified, TransientError):
+        raise classified from error
+    position = getattr(error, "position", None)
+    token = _TOKEN.match(sql, int(position) - 1) if position else None
+    message = str(getattr(error, "message", None) or error)
+    hint = str(getattr(error, "hint", None) or "")
+    return Failure(message, token[0] if token else "", hint, error.sqlstate or "")

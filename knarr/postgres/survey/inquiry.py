@@ -1,0 +1,61 @@
+"""What every check of the survey is given: both connections, the plan, the sketches, the types and the list of problems."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from knarr.plan.models import Plan
+from knarr.plan.resolved import TableName
+from knarr.postgres.identifiers import quote
+from knarr.postgres.session import Connection
+from knarr.postgres.survey.problems import Problems
+from knarr.postgres.survey.sketches import Sketch
+from knarr.postgres.survey.types import Types
+
+_TEXT: Final = r"'(?:[^']|'')*'"
+
+
+@dataclass
+class Inquiry:
+    """One survey under way."""
+
+    source: Connection
+    target: Connection
+    plan: Plan
+    run_id: str | None
+    own: frozenset[tuple[str, str]]
+    """Kinds and names of objects that this run has made already: they are not in the way of its retry."""
+    problems: Problems
+    types: Types
+    sketches: list[Sketch] = field(default_factory=list)
+
+    def creating(self, table: TableName) -> Sketch | None:
+        """The sketch whose run makes that target table."""
+        return next((one for one in self.sketches if one.target == table and one.creates), None)
+
+    def writing(self, table: TableName) -> Sketch | None:
+        """A sketch that writes that target table."""
+        return next((one for one in self.sketches if one.target == table), None)
+
+
+def enclosed(sql: str) -> str:
+    """What a plan's author wrote, in parentheses that a `--` comment can't swallow."""
+    return f"({sql}\n)" if "--" in sql else f"({sql})"
+
+
+def mentions(name: TableName) -> re.Pattern[str]:
+    """Finds `schema.name` in SQL, quoted or not as SQL allows; a text literal matches too, as group `text`."""
+    return re.compile(
+        rf'(?P<text>{_TEXT})|(?<![\w".]){_spelled(name.schema_name)}\s*\.\s*{_spelled(name.name)}(?![\w"$(])'
+    )
+
+
+def replaced(sql: str, name: TableName, by: str) -> str:
+    """The SQL with `schema.name` replaced outside text literals."""
+    return mentions(name).sub(lambda found: found[0] if found["text"] else by, sql)
+
+
+def _spelled(name: str) -> str:
+    """A quoted name, or in any case without quotes where the server would fold it to this one."""
+    quoted = re.escape(quote(name))
+    return f"(?:{quoted}|(?i:{re.escape(name)}))" if re.fullmatch(r"[a-z_][a-z0-9_$]*", name) else quoted

@@ -1,0 +1,240 @@
+"""Parity: every row and every column of one partition, on both sides at once, inside the databases.
+
+One pass on each side sums row hashes by bucket of keys. Only unlike buckets give up their keys and hashes, which are
+merged; only unlike rows are fetched, and compared column by column.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from knarr.plan.resolved import Partition, ResolvedMapping
+from knarr.postgres.session import Connection
+from knarr.verify import checksum
+from knarr.verify.attempt import attempted
+from knarr.verify.expected import actual_rows, expected_rows
+from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
+from knarr.verify.sides import Rows, Side, SqlSide, Sums
+from knarr.verify.snapshot import snapshot
+from knarr.verify.transformed import TransformedSide
+from knarr.verify.unlike import Differences, Unlike, merge
+
+A = TypeVar("A")
+B = TypeVar("B")
+Progress = Callable[[int], None]
+
+_HINTS: Final = {
+    "missing": "copy the row again; if it is one that was deleted at the source since, the source was not quiet",
+    "extra": "remove the row, or give the mapping a `scope` if the table holds rows of others",
+    "doubled": "remove the surplus row; a primary key or a unique index on the target would have refused it",
+    "changed": "write the expected value, or correct the mapping's expression if the found one is right",
+}
+
+
+async def compare_partition(
+    source: Connection,
+    target: Connection,
+    mapping: ResolvedMapping,
+    partition: Partition,
+    *,
+    phases: Sequence[str] = (),
+    through: str = "",
+    shown: int = 100,
+    folder: Path | None = None,
+    on_progress: Progress | None = None,
+) -> CheckResult:
+    """Holds what the source says the partition should be against what the target holds; writes nothing.
+
+    Args:
+        source: pinned session, not in a transaction.
+        target: likewise.
+        mapping: the resolved mapping; its Python transform, if any, is computed again here.
+        partition: the range of keys.
+        phases: all phases in rollout order; empty: everything has been moved.
+        through: the last phase that has been moved.
+        folder: where the plan lies, for its transforms; None: the working directory.
+        shown: how many findings the result holds at most; all are counted.
+        on_progress: told how many rows of the source have been read so far.
+
+    Raises:
+        TransientError: a server or the network was in the way; anything else becomes `could not run`.
+    """
+    key = CheckKey(kind="parity", name=mapping.name, mapping=mapping.number, partition=partition.number)
+    result = await attempted(
+        key, lambda: _compare(key, source, target, mapping, partition, phases, through, shown, folder, on_progress)
+    )
+    return result.model_copy(update={"lower": partition.lower, "upper": partition.upper})
+
+
+async def _compare(
+    key: CheckKey,
+    source: Connection,
+    target: Connection,
+    mapping: ResolvedMapping,
+    partition: Partition,
+    phases: Sequence[str],
+    through: str,
+    shown: int,
+    folder: Path | None,
+    on_progress: Progress | None,
+) -> CheckResult:
+    started = time.monotonic()
+    wanted, held = expected_rows(mapping, partition, phases, through), actual_rows(mapping, partition)
+    mask = checksum.bucket_mask(partition.estimated_rows)
+    async with snapshot(source) as source_seen, snapshot(target) as target_seen:
+        method = await agree_on_method(source, target)
+        found = SqlSide(target, held, method)
+        expected: Side
+        if mapping.transform:
+            expected = TransformedSide(source, target, wanted, mapping, method, folder=folder, on_progress=on_progress)
+            expected_sums, found_sums = await expected.sums(mask), await found.sums(mask)
+        else:
+            expected = SqlSide(source, wanted, method)
+            expected_sums, found_sums = await both(expected.sums(mask), found.sums(mask))
+        source_total = sum(expected_sums.values(), Sums())
+        target_total = sum(found_sums.values(), Sums())
+        if on_progress:
+            on_progress(source_total.rows)
+        buckets = sorted(
+            bucket
+            for bucket in expected_sums.keys() | found_sums.keys()
+            if expected_sums.get(bucket, Sums()) != found_sums.get(bucket, Sums())
+        )
+        differences, findings = Differences(shown), []
+        if buckets:
+            differences = await merge(expected.entries(mask, buckets), found.entries(mask, buckets), shown)
+            findings = await _name(mapping, expected, found, mask, buckets, differences, shown)
+    return CheckResult(
+        **key.model_dump(),
+        outcome="failed" if buckets else "passed",
+        message=_message(mapping, source_total, target_total, differences),
+        source_rows=source_total.rows,
+        target_rows=target_total.rows,
+        source_checksum=source_total.checksum,
+        target_checksum=target_total.checksum,
+        counts=dict(differences.counts),
+        findings_total=max(differences.counts.total(), 1 if buckets else 0),
+        findings=findings,
+        seconds=time.monotonic() - started,
+        sql=[*expected.statements, *found.statements],
+        compared=_compared(mapping, phases, through),
+        method=method,
+        source_snapshot=source_seen,
+        target_snapshot=target_seen,
+    )
+
+
+async def agree_on_method(source: Connection, target: Connection) -> checksum.Method:
+    """Asks both servers for the same hashes and the same texts, and picks the hash that both give alike.
+
+    Raises:
+        DataError: the servers write the same values differently, so nothing could be concluded.
+    """
+    texts = await both(source.fetchval(checksum.PROBE_TEXTS), target.fetchval(checksum.PROBE_TEXTS))
+    checksum.require_same_text(*texts)
+    encodings = await both(source.fetchval(checksum.ENCODING), target.fetchval(checksum.ENCODING))
+    strings = checksum.probes(encodings == ("UTF8", "UTF8"))
+    ours, theirs = await both(
+        source.fetchrow(checksum.PROBE_HASHES, strings), target.fetchrow(checksum.PROBE_HASHES, strings)
+    )
+    if ours is None or theirs is None:
+        raise RuntimeError("the probe of the hash function returned no row")
+    return checksum.choose_method(ours["encoding"], theirs["encoding"], ours["hashes"], theirs["hashes"])
+
+
+async def both(left: Coroutine[Any, Any, A], right: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Runs two queries on two connections at once; when one fails the other is cancelled before the error goes on."""
+    first, second = asyncio.ensure_future(left), asyncio.ensure_future(right)
+    try:
+        return await asyncio.gather(first, second)
+    except BaseException:
+        first.cancel()
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        raise
+
+
+async def _name(
+    mapping: ResolvedMapping,
+    expected: Side,
+    found: Side,
+    mask: int,
+    buckets: Sequence[int],
+    differences: Differences,
+    shown: int,
+) -> list[Finding]:
+    """The findings, by key and column, of the differences that were kept."""
+    hashes = sorted({unlike.key_hash for unlike in differences.kept})
+    # One after the other: a transform's expected rows are read by the target too.
+    wanted = await expected.rows(mask, buckets, hashes)
+    held = await found.rows(mask, buckets, hashes)
+    findings = []
+    for unlike in sorted(differences.kept, key=lambda unlike: [part or "" for part in unlike.key]):
+        findings.extend(_findings(mapping, unlike, wanted, held))
+    if not differences.kept:  # sums differ, rows do not: a collision, or a source that moves under one snapshot
+        findings.append(
+            Finding(
+                mapping=mapping.name,
+                kind="changed",
+                expected="equal checksums of equal rows",
+                found=f"unlike checksums in buckets {buckets[:20]}, yet no unlike row",
+                hint="report this: an expression of the mapping gives another value each time it is asked",
+            )
+        )
+    return findings[:shown]
+
+
+def _findings(mapping: ResolvedMapping, unlike: Unlike, wanted: Rows, held: Rows) -> list[Finding]:
+    names = [column.name for column in mapping.columns]
+    key = {column.name: shorten(text) for column, text in zip(mapping.key, unlike.key, strict=True)}
+    expected = wanted.get((unlike.key, unlike.expected)) if unlike.expected else None
+    found = held.get((unlike.key, unlike.found)) if unlike.found else None
+    hint = _HINTS[unlike.kind]
+    if unlike.count > 1:
+        hint = f"{unlike.count} rows alike: {hint}"
+    if unlike.kind == "changed" and expected and found:
+        cells = [cell for cell in zip(names, expected, found, strict=True) if cell[1] != cell[2]]
+        if cells:
+            return [
+                Finding(mapping=mapping.name, kind="changed", key=key, column=c, expected=e, found=f, hint=hint)
+                for c, e, f in cells
+            ]
+    return [
+        Finding(
+            mapping=mapping.name,
+            kind=unlike.kind,
+            key=key,
+            expected=_row(names, expected) if unlike.expected else None,
+            found=_row(names, found) if unlike.found else None,
+            hint=hint,
+        )
+    ]
+
+
+def _row(names: Sequence[str], cells: Sequence[str | None] | None) -> str | None:
+    if cells is None:
+        return "a row that did not come back when it was asked for again"
+    return shorten(json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False))
+
+
+def _message(mapping: ResolvedMapping, source: Sums, target: Sums, differences: Differences) -> str:
+    if not differences.counts and source == target:
+        return f"{target.rows} rows, all as the source says"
+    named = ", ".join(f"{count} {kind}" for kind, count in sorted(differences.counts.items())) or "unlike checksums"
+    return f"{mapping.name}: {named}; the source gives {source.rows} rows, the target holds {target.rows}"
+
+
+def _compared(mapping: ResolvedMapping, phases: Sequence[str], through: str) -> list[str]:
+    lines = [f"{len(mapping.columns)} columns: {', '.join(column.name for column in mapping.columns)}"]
+    if not mapping.key:
+        lines.append("no key: rows are compared as a multiset, so a changed row is one missing and one extra")
+    if mapping.scope:
+        lines.append(f"only target rows in the mapping's scope: {mapping.scope}")
+    if mapping.transform:
+        lines.append(f"expected rows were recomputed by {mapping.transform}")
+    if phases and through != phases[-1]:
+        lines.append(f"the rows moved through phase {through}")
+    return lines

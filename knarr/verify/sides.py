@@ -1,0 +1,111 @@
+"""One side of a parity check: bucket sums, the entries of unlike buckets, and the rows behind a hash."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from asyncpg import Record
+
+from knarr.postgres.session import Connection
+from knarr.verify.checksum import Method, Relation, bucket_entries, bucket_sums, rows_by_hash
+
+PREFETCH: Final = 5000
+
+Key = tuple[str | None, ...]
+Hash = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A bucket's (or a partition's) rows and the two sums of their hashes."""
+
+    rows: int = 0
+    first: int = 0
+    second: int = 0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.rows + other.rows, self.first + other.first, self.second + other.second)
+
+    @property
+    def checksum(self) -> str:
+        """Both sums as decimal text."""
+        return f"{self.first}/{self.second}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Rows that share key and content: the key's hash, the row's, the key as text, and how many there are."""
+
+    key_hash: int
+    hash: Hash
+    key: Key
+    count: int
+
+
+Rows = dict[tuple[Key, Hash], list[str | None]]
+
+
+class Side(Protocol):
+    """What a parity check asks of either side."""
+
+    statements: list[str]
+
+    async def sums(self, mask: int) -> dict[int, Sums]:
+        """Sums by bucket; -1 holds the rows whose key has a NULL."""
+        ...
+
+    def entries(self, mask: int, buckets: Sequence[int]) -> AsyncIterator[Entry]:
+        """The rows of some buckets, in ascending order of their key's hash."""
+        ...
+
+    async def rows(self, mask: int, buckets: Sequence[int], key_hashes: Sequence[int]) -> Rows:
+        """The columns' texts (long ones shortened) of the rows whose key has one of these hashes."""
+        ...
+
+
+@dataclass
+class SqlSide:
+    """A side whose rows are a query. The connection must be in one snapshot for the side's whole life."""
+
+    connection: Connection
+    relation: Relation
+    method: Method
+    statements: list[str] = field(default_factory=list)
+
+    async def sums(self, mask: int) -> dict[int, Sums]:
+        """See Side."""
+        records = await self.connection.fetch(
+            self._said(bucket_sums(self.relation, self.method, mask)), *self.relation.arguments
+        )
+        return sums_of(records)
+
+    async def entries(self, mask: int, buckets: Sequence[int]) -> AsyncIterator[Entry]:
+        """See Side; streamed, so that memory stays flat however much is unlike."""
+        sql = self._said(bucket_entries(self.relation, self.method, mask))
+        async for record in self.connection.cursor(sql, *self.relation.arguments, buckets, prefetch=PREFETCH):
+            yield entry_of(record)
+
+    async def rows(self, mask: int, buckets: Sequence[int], key_hashes: Sequence[int]) -> Rows:
+        """See Side."""
+        sql = self._said(rows_by_hash(self.relation, self.method, mask))
+        return rows_of(await self.connection.fetch(sql, *self.relation.arguments, buckets, key_hashes))
+
+    def _said(self, sql: str) -> str:
+        if sql not in self.statements:
+            self.statements.append(sql)
+        return sql
+
+
+def sums_of(records: Sequence[Record]) -> dict[int, Sums]:
+    """Bucket sums as `bucket_sums` selects them; sums of bigints are numerics without a fraction."""
+    return {record["b"]: Sums(record["n"], int(record["s0"]), int(record["s1"])) for record in records}
+
+
+def entry_of(record: Record) -> Entry:
+    """An entry as `bucket_entries` selects it."""
+    return Entry(record["kh"], (record["h0"], record["h1"]), tuple(record["k"]), record["n"])
+
+
+def rows_of(records: Sequence[Record]) -> Rows:
+    """Rows as `rows_by_hash` selects them."""
+    return {(tuple(record["k"]), (record["h0"], record["h1"])): list(record["c"]) for record in records}

@@ -1,0 +1,73 @@
+"""`knarr run`: a plan on one machine, from nothing to the verdict; killed and said again, it goes on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from starter.command import common, plan_argument
+from starter.exits import Exit
+from starter.output import Output
+
+if TYPE_CHECKING:
+    from knarr.plan.load import LoadedPlan
+    from starter.connect import Service
+    from starter.runs import RunHandle
+
+
+@click.command()
+@plan_argument
+@click.option("--pause-before", multiple=True, metavar="STEP", help="Pause before a step: copy, verify, seal, ...")
+@common
+async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
+    """Run a plan on this machine: a Temporal server and a worker of its own, until the run ends.
+
+    State is kept in .knarr/ (KNARR_STATE_DIR). If this is killed, the same command goes on where it was.
+    """
+    from knarr.plan.load import load_plan
+    from knarr.settings import Connections, Settings
+    from starter import local, watching
+    from starter.runs import check_steps
+
+    steps = check_steps(pause_before)
+    settings = Settings()
+    loaded = load_plan(Path(plan))
+    connections = Connections.load(settings)
+    for alias in (loaded.plan.source, loaded.plan.target):
+        connections.resolve(alias)
+    with local.temporal_server(settings.state_dir) as servers:
+        service = await local.service_of(servers)
+        output.say(f"Temporal: {service.address}   Web UI: {service.web_ui}   state: {settings.state_dir}")
+        async with local.local_worker(settings, servers, Path(plan).absolute().parent) as worker:
+            handle = await _start_or_go_on(output, service, loaded, settings.task_queue, steps)
+            goodbye = f"stopped; the run is kept in {settings.state_dir} and goes on with: knarr run {plan}"
+            return await watching.watch(output, settings, service, handle, goodbye=goodbye, failed=worker.failed)
+
+
+async def _start_or_go_on(
+    output: Output, service: "Service", loaded: "LoadedPlan", task_queue: str, steps: list[str]
+) -> "RunHandle":
+    from datetime import UTC, datetime
+
+    from starter import runs
+    from starter.ordering import this_person
+
+    name = loaded.plan.name
+    found = await runs.find_open(service.client, name)
+    if found is None:
+        handle = await runs.start(
+            service.client,
+            loaded,
+            task_queue=task_queue,
+            actor=this_person(),
+            pause_before=steps,
+            now=datetime.now(UTC),
+        )
+        output.say(f"started {handle.id}")
+        return handle
+    handle = await runs.find(service.client, found.run_id)
+    output.say(f"going on with {handle.id}, started {found.started_at:%Y-%m-%d %H:%M:%S} UTC")
+    memo = await (await handle.describe()).memo()
+    if memo.get("plan_hash") != loaded.digest:
+        output.say("note: the plan file has changed since; the run goes on with the plan that it was started with")
+    return handle

@@ -1,0 +1,23 @@
+"""`knarr worker`: a worker in the foreground; the same as `python worker.py`."""
+
+import click
+
+from starter.command import common
+from starter.exits import Exit
+from starter.output import Output
+
+
+@click.command()
+@common
+async def worker(output: Output) -> Exit:
+    """Run a worker until SIGTERM or Ctrl-C: it finishes or gives up what it does, then ends.
+
+    Settings: KNARR_TASK_QUEUE, KNARR_METRICS_PORT, KNARR_LOG_FORMAT, KNARR_MAX_ACTIVITIES and KNARR_CONNECTION_*.
+    """
+    from starter.connect import connect
+    from worker import WorkerSettings, work
+
+    settings = WorkerSettings()
+    await work(settings, (await connect(settings)).client)
+    output.document("worker ended", {"task_queue": settings.task_queue})
+    return Exit.DONE

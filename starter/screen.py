@@ -1,0 +1,170 @@
+"""The live screen of a run on a terminal: header, a bar per mapping, a bar for all, what it waits for."""
+
+from collections.abc import Callable
+from typing import Final
+
+from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from starter.following import Snapshot
+from starter.meter import Meter, spoken
+from workflows.messages import MappingProgress
+
+COLOURS: Final[dict[str, str]] = {
+    "starting": "cyan", "running": "cyan", "soaking": "cyan", "at checkpoint": "yellow", "paused": "yellow",
+    "waiting for approval": "yellow", "waiting for a person": "bold yellow", "unwinding": "magenta",
+    "kept open": "green", "completed": "green", "rolled back": "red", "aborted": "red", "refused": "red",
+}  # fmt: skip
+JUSTIFIED: Final[tuple[JustifyMethod, ...]] = ("left", "left", "right", "right", "right", "left")
+BAR_WIDTH: Final = 28
+# Lines of the screen that are no mapping: header, spaces, overall bar, waits, retries.
+OTHER_LINES: Final = 12
+
+
+class Screen:
+    """Draws snapshots in place; keeps the meters between them."""
+
+    def __init__(self, console: Console, link: str | None) -> None:
+        self._console = console
+        self._link = link
+        self._meters: dict[int, Meter] = {}
+        self._overall = Meter()
+        self._verified = Meter()
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> "Screen":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, seen: Snapshot) -> None:
+        """Draw one snapshot over the one before."""
+        self._measure(seen)
+        self._live.update(self.render(seen), refresh=True)
+
+    def still(self, seen: Snapshot) -> RenderableType:
+        """One snapshot, for a command that looks once."""
+        self._measure(seen)
+        return self.render(seen)
+
+    def _measure(self, seen: Snapshot) -> None:
+        if seen.progress is None:
+            return
+        for mapping in seen.progress.mappings:
+            self._meters.setdefault(mapping.number, Meter()).see(seen.at, seen.rows_of(mapping.number))
+        self._overall.see(seen.at, sum(meter.rows for meter in self._meters.values()))
+        self._verified.see(seen.at, seen.progress.verified_rows + seen.verifying)
+
+    def render(self, seen: Snapshot) -> RenderableType:
+        """What is drawn for a snapshot."""
+        parts: list[RenderableType] = [self._header(seen)]
+        if seen.progress is not None and seen.progress.mappings:
+            parts += [self._mappings(seen.progress.mappings), self._sum(seen)]
+        if seen.progress is not None and seen.progress.status.waiting_for:
+            parts.append(Text(f"waits for {seen.progress.status.waiting_for}", style="yellow"))
+        parts += [Text(f"trying again: {line}", style="yellow", overflow="ellipsis") for line in seen.retrying[:3]]
+        if not seen.answered and seen.running:
+            parts.append(Text("no worker answers; what is shown is the last that was known", style="yellow"))
+        return Group(*parts)
+
+    def _header(self, seen: Snapshot) -> Text:
+        colour = COLOURS.get(seen.state, "white")
+        header = Text.assemble((seen.run_id, "bold"), "  ", (seen.state, colour))
+        if seen.progress is not None:
+            status = seen.progress.status
+            for word in (f"phase {status.phase}" if status.phase else "", status.step):
+                if word:
+                    header.append(f"  ·  {word}")
+        if self._link:
+            header.append(f"\n{self._link}", style="dim")
+        return header
+
+    def _mappings(self, mappings: list[MappingProgress]) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for justify in JUSTIFIED:
+            table.add_column(justify=justify, no_wrap=True)
+        room = max(3, self._console.height - OTHER_LINES)
+        for mapping in by_interest(mappings)[:room]:
+            meter = self._meters[mapping.number]
+            total = max(mapping.estimated_rows, meter.rows, 1)
+            moved = mapping.state not in {"waiting", "copying"}
+            table.add_row(
+                mapping.name,
+                ProgressBar(total=total, completed=total if moved else meter.rows, width=BAR_WIDTH),
+                f"{meter.rows:,} rows",
+                f"{meter.rate:,.0f} rows/s" if mapping.state == "copying" else "",
+                spoken(meter.seconds_left(total)) if mapping.state == "copying" else "",
+                mapping.state,
+            )
+        if len(mappings) > room:
+            table.add_row(f"and {len(mappings) - room} more")
+        return table
+
+    def _sum(self, seen: Snapshot) -> Table:
+        assert seen.progress is not None
+        table = Table.grid(padding=(0, 2))
+        total = max(seen.progress.status.estimated_rows, 1)
+        verifying = seen.progress.status.step in {"verify", "verified"}
+        meter = self._verified if verifying else self._overall
+        goal = max(self._overall.rows, 1) if verifying else max(total, meter.rows)
+        moving = seen.state == "running"
+        table.add_row(
+            Text("verified" if verifying else "copied", style="bold"),
+            ProgressBar(total=goal, completed=meter.rows, width=BAR_WIDTH + 12),
+            f"{meter.rows:,} of {goal:,} rows",
+            f"{meter.rate:,.0f} rows/s" if moving else "",
+            f"ETA {spoken(meter.seconds_left(goal))}" if moving and meter.rows < goal else "",
+        )
+        return table
+
+
+def by_interest(mappings: list[MappingProgress]) -> list[MappingProgress]:
+    """What moves first, then what waits, then what is done; the largest first among equals."""
+    rank = {"copying": 0, "building": 0, "verifying": 0, "waiting": 1, "copied": 2, "verified": 2}
+    if all(rank[mapping.state] == 2 for mapping in mappings) or len(mappings) <= 12:
+        return mappings
+    return sorted(mappings, key=lambda mapping: (rank[mapping.state], -mapping.estimated_rows))
+
+
+class Lines:
+    """Without a terminal: one line for each change that matters, none for mere progress more often than a tenth."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = ""
+        self._tenth = -1
+        self._meter = Meter()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, seen: Snapshot) -> None:
+        """Print a line if there is something new."""
+        if seen.progress is None:
+            self._change("starting" if seen.answered else "no worker answers yet", "")
+            return
+        status = seen.progress.status
+        rows = sum(seen.rows_of(mapping.number) for mapping in seen.progress.mappings)
+        self._meter.see(seen.at, rows)
+        tenth = 10 * self._meter.rows // max(status.estimated_rows, 1)
+        # A mapping's copy and its index builds alternate quickly: a line for each would say nothing.
+        step = "" if status.step in {"build", "sequences"} else status.step
+        words = [seen.state, f"phase {status.phase}" if status.phase else "", step, status.waiting_for]
+        rate = f"  {self._meter.rate:,.0f} rows/s" if self._meter.rate and status.state == "running" else ""
+        self._change(
+            " · ".join(word for word in words if word), f"{self._meter.rows:>14,} rows{rate}", force=tenth > self._tenth
+        )
+        self._tenth = max(tenth, self._tenth)
+
+    def _change(self, what: str, numbers: str, *, force: bool = False) -> None:
+        if what != self._last or force:
+            self._last = what
+            self._say(f"{what:<60} {numbers}".rstrip())

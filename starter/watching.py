@@ -1,0 +1,101 @@
+"""Watching a run to its end: on a terminal or line by line, then the verdict; Ctrl-C detaches and never cancels."""
+
+import asyncio
+from collections.abc import Callable
+
+from pydantic import JsonValue
+
+from knarr.settings import Settings
+from starter.connect import Service
+from starter.exits import Exit
+from starter.following import WAITS, Ending, Snapshot, how_it_ended, kept_open, snapshots, waiting
+from starter.output import Output
+from starter.runs import RunHandle
+from starter.screen import Lines, Screen
+from starter.verdicts import show_verdict, stored_verdict
+
+Enough = Callable[[Snapshot], Ending | None]
+
+
+async def watch(
+    output: Output,
+    settings: Settings,
+    service: Service,
+    handle: RunHandle,
+    *,
+    goodbye: str,
+    failed: "asyncio.Future[None] | None" = None,
+    enough: Enough | None = None,
+) -> Exit:
+    """Follow a run, then print how it ended, its verdict and what to look at next.
+
+    Args:
+        goodbye: what to say to whoever leaves by Ctrl-C.
+        failed: ends the watch by its exception: a worker of ours that can't be kept alive.
+        enough: when to stop before the run's end; by default when it is kept open, or waits for a person who isn't here.
+
+    Raises:
+        KnarrError: `failed` did.
+    """
+    following = asyncio.create_task(_follow(output, service, handle, enough or _until_somebody_is_needed(output)))
+    try:
+        await asyncio.wait({following, *([failed] if failed else [])}, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        await _let_go(following)
+        output.say(f"\n{goodbye}")
+        output.document("detached", {"run_id": handle.id, "exit_code": int(Exit.DETACHED)})
+        return Exit.DETACHED
+    if not following.done() and failed is not None:
+        await _let_go(following)
+        failed.result()
+    ending = following.result()
+    await conclude(output, settings, service, handle.id, ending)
+    return ending.exit_code
+
+
+async def _let_go(following: "asyncio.Task[Ending]") -> None:
+    following.cancel()
+    await asyncio.wait({following})
+
+
+async def _follow(output: Output, service: Service, handle: RunHandle, enough: Enough) -> Ending:
+    display = Screen(output.err, service.link(handle.id)) if output.err.is_terminal else Lines(output.say)
+    with display:
+        async for seen in snapshots(service.client, handle):
+            display.show(seen)
+            if seen.running and (ending := enough(seen)):
+                return ending
+    return await how_it_ended(handle, seen)
+
+
+def _until_somebody_is_needed(output: Output) -> Enough:
+    def enough(seen: Snapshot) -> Ending | None:
+        if seen.state == "kept open":
+            return kept_open(seen)
+        if seen.state in WAITS and not output.interactive:
+            return waiting(seen)
+        return None
+
+    return enough
+
+
+async def conclude(output: Output, settings: Settings, service: Service, run_id: str, ending: Ending) -> None:
+    """Print how a run ended: the message, the verdict as a table, the way to the report and to the Web UI."""
+    summary = ending.status.verdict if ending.status else None
+    verdict = await stored_verdict(settings, run_id, ending.status.target) if ending.status and summary else None
+    show_verdict(output, verdict, summary)
+    output.result(f"\n{ending.message}")
+    link = service.link(run_id)
+    output.result(f"\nreport:  knarr report {run_id}\naudit:   knarr audit {run_id}")
+    if link:
+        output.result(f"Web UI:  {link}")
+    body: dict[str, JsonValue] = {
+        "run_id": run_id,
+        "exit_code": int(ending.exit_code),
+        "exit_meaning": ending.exit_code.meaning,
+        "message": ending.message,
+        "web_ui": link,
+        "status": ending.status.model_dump(mode="json") if ending.status else None,
+        "verdict": verdict.model_dump(mode="json") if verdict else None,
+    }
+    output.document("run", body)
