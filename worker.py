@@ -27,6 +27,8 @@ from workflows import ALL_WORKFLOWS
 
 # What workflows import beside Temporal's own: passed through, since a copy for each workflow costs 0.3 s and memory.
 PASSED_THROUGH: Final = ("pydantic", "pydantic_core", "knarr", "activities", "structlog", "asyncpg", "yaml")
+# A run stays with the code it began with: its history must replay.
+PINNED: Final = VersioningBehavior.PINNED
 GRACE: Final = timedelta(seconds=20)
 
 
@@ -105,10 +107,10 @@ def runtime(settings: WorkerSettings) -> Runtime | None:
 async def run() -> int:
     """Connect as Temporal's environment and profiles say, and work."""
     settings = WorkerSettings()
-    config = {"target_host": "127.0.0.1:7233", **ClientConfig.load_client_connect_config()}
-    await work(
-        settings, await Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime(settings))
-    )
+    config = ClientConfig.load_client_connect_config()
+    config.setdefault("target_host", "127.0.0.1:7233")
+    client = await Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime(settings))
+    await work(settings, client)
     return 0
 
 

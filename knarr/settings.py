@@ -111,7 +111,7 @@ def connection_url(address: SecretStr) -> str:
     text = address.get_secret_value().strip()
     if "://" in text:
         return text
-    fields = {key: (quoted or plain).replace("\\'", "'").replace("\\\\", "\\") for key, quoted, plain in _pairs(text)}
+    fields = dict(_pairs(text))
     if not fields:
         raise PlanError(
             "a connection's address is neither postgresql://user@host/database nor host=... dbname=... "
@@ -120,8 +120,10 @@ def connection_url(address: SecretStr) -> str:
     return "postgresql:///?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in fields.items())
 
 
-def _pairs(text: str) -> list[tuple[str, str, str]]:
-    return [(match[1], match[2] or "", match[3] or "") for match in _CONNINFO.finditer(text)]
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """The pairs of libpq's spelling; a backslash stands before a quote or a backslash in a value."""
+    found = [(match[1], match[2] if match[3] is None else match[3]) for match in _CONNINFO.finditer(text)]
+    return [(key, re.sub(r"\\(.)", r"\1", value)) for key, value in found]
 
 
 def _known_secrets(addresses: Iterable[SecretStr]) -> list[str]:
@@ -137,7 +139,7 @@ def _known_secrets(addresses: Iterable[SecretStr]) -> list[str]:
             spelled = [parts.password] if parts.password else []
             spelled += [value for key, value in parse_qsl(parts.query) if key in ("password", "sslpassword")]
         else:
-            spelled = [quoted or plain for key, quoted, plain in _pairs(text) if key in ("password", "sslpassword")]
+            spelled = [value for key, value in _pairs(text) if key in ("password", "sslpassword")]
         for password in spelled:
             secrets |= {password, unquote(password), quote(unquote(password), safe="")}
     # One or two characters would blank out half of every message; such a password protects nothing.

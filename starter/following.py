@@ -108,7 +108,8 @@ async def look(client: Client, handle: RunHandle, last: Progress | None = None) 
 
 async def _progress(handle: RunHandle) -> Progress | None:
     try:
-        return await handle.query("progress", result_type=Progress, rpc_timeout=ANSWER_WITHIN)
+        progress: Progress = await handle.query("progress", result_type=Progress, rpc_timeout=ANSWER_WITHIN)
+        return progress
     except WorkflowQueryFailedError:
         return None  # a worker with other code, or one that is starting
     except RPCError as error:

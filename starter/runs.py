@@ -67,7 +67,7 @@ def check_steps(steps: Iterable[str]) -> list[str]:
     """
     for step in (wanted := list(steps)):
         if step not in STEPS:
-            raise StarterError(Exit.USAGE, f"there is no step {step!r} to pause before", hint=f"one of: {', '.join(STEPS)}")
+            raise StarterError(Exit.USAGE, f"there is no step {step!r} to pause before", hint=", ".join(STEPS))
     return wanted
 
 
@@ -177,10 +177,7 @@ async def find(client: Client, name: str) -> RunHandle:
         StarterError: exit 3, there is none.
     """
     if "/" in name:
-        handle: # Steps that a run can be told to pause before, as workflows/ names its gates.
-STEPS: Final = ("survey", "copy", "build", "foreign keys", "verify", "checkpoint", "seal")
-
-RunHandle = client.get_workflow_handle(name, result_type=Status)
+        handle: RunHandle = client.get_workflow_handle(name, result_type=Status)
         try:
             await handle.describe()
         except RPCError as error:

@@ -32,14 +32,15 @@ async def watch(
     Args:
         goodbye: what to say to whoever leaves by Ctrl-C.
         failed: ends the watch by its exception: a worker of ours that can't be kept alive.
-        enough: when to stop before the run's end; by default when it is kept open, or waits for a person who isn't here.
+        enough: when to stop before the run's end; by default when it is kept open, or needs a person and none is here.
 
     Raises:
         KnarrError: `failed` did.
     """
     following = asyncio.create_task(_follow(output, service, handle, enough or _until_somebody_is_needed(output)))
+    either: set[asyncio.Task[Ending] | asyncio.Future[None]] = {following} | ({failed} if failed else set())
     try:
-        await asyncio.wait({following, *([failed] if failed else [])}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         await _let_go(following)
         output.say(f"\n{goodbye}")

@@ -1,11 +1,13 @@
 """Real servers for the tests, in folders that the service account can reach and that go when the tests end."""
 
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from knarr.local.cluster import Cluster
+from knarr.local.lifeline import command_line
 from knarr.local.temporal import TemporalServer
 
 # A server whose defaults differ in all that changes how a value looks as text. What is true of two servers must not
@@ -46,3 +48,11 @@ def stop_temporal(server: TemporalServer) -> None:
     """Stop the server and remove its folder."""
     server.destroy()
     server.state_dir.parent.rmdir()
+
+
+def wait_until_gone(pid: int, seconds: float = 15) -> None:
+    """Return once no process has `pid`; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while command_line(pid):
+        assert time.monotonic() < deadline, f"pid {pid} is still there: {command_line(pid)}"
+        time.sleep(0.01)

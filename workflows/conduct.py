@@ -137,10 +137,8 @@ class Conduct:
             waiting_for=f"`knarr retry {run_id} --reason ...` or `knarr skip {run_id} --reason ...`",
         )
         await workflow.wait_condition(lambda: self.controls.answer is not None)
-        answer = self.controls.answer
-        self.controls.answer = None
         self.view.message = ""
-        return "retry" if answer is None else answer
+        return self.controls.take_answer()
 
     def resumed(self) -> Resumed:
         """All there is to know, for the next run of the same workflow."""

@@ -104,6 +104,11 @@ class Controls:
         self.note("operator", action, order.actor, order.reason, message)
         return Accepted(state=state, message=message)
 
+    def take_answer(self) -> Literal["retry", "skip"]:
+        """The answer that a person gave, once."""
+        answer, self.answer = self.answer or "retry", None
+        return answer
+
     def turn_back(self, kind: Literal["abort", "rollback"], actor: str, reason: str) -> None:
         """The run turns back for a reason of its own: a deadline, or Temporal's cancellation."""
         self.turn = Turn(kind, "start", actor, reason)

@@ -23,7 +23,8 @@ def doubts_about(data: ReportData) -> list[str]:
     doubts.extend(f"the audit trail holds a verdict with the digest {digest} that is not stored" for digest in gone)
     for verdict in data.verdicts:
         doubts.extend(_doubts_about_verdict(verdict, data, witnessed))
-    if data.run.state in ENDED_WELL and not any(verdict.passed and not verdict.withdrawn for verdict in data.verdicts):
+    proved = any(verdict.passed and not verdict.withdrawn for verdict in data.verdicts)
+    if data.run.state in ENDED_WELL and not proved and not skips(data):
         doubts.append(f"the run is recorded as {data.run.state}, but no verdict that passed stands")
     return doubts
 
@@ -76,6 +77,13 @@ def _unlike_results(judged: list[CheckFacts], stored: list[StoredCheck]) -> list
         if any(check.result.get(column) != value for column, value in row.items()):
             unlike.append(f"the row of {check.kind} {check.name!r} ({check.partition}) contradicts its own document")
     return unlike
+
+
+def skips(data: ReportData) -> list[str]:
+    """The reasons for which a person decided, on the record, to leave something as it was."""
+    bodies = [body_of(entry.body) for entry in data.trail.entries if entry.kind == "operator"]
+    taken = [body for body in bodies if body.get("action") == "skip" and body.get("accepted") is True]
+    return [f"{body.get('actor')}: {body.get('reason')}" for body in taken]
 
 
 def body_of(text: str) -> dict[str, JsonValue]:

@@ -13,7 +13,9 @@ from knarr.audit.chain import AuditEntry, AuditHead, ChainFault
 
 SCHEMA_VERSION: Final = 1
 
-Outcome = Literal["proved", "differs", "running", "rolled back", "aborted", "not verified", "altered"]
+Outcome = Literal[
+    "proved", "accepted", "differs", "running", "rolled back", "aborted", "not taken back", "not verified", "altered"
+]
 
 # Values of any type are shown to people, never computed with; verification decides how it writes them.
 Shown = Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))]

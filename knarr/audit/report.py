@@ -27,10 +27,16 @@ class MappingLine(Facts):
     """A mapping with what verification said of it: the row of the report's main table."""
 
     mapping: MappingFacts
-    rows_per_second: float
+    moved: story.Copied
+    taken_back: bool
     share: float
     check: CheckFacts | None
     verified: str
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows for each second of work."""
+        return self.moved.rows / self.moved.seconds if self.moved.seconds > 0 else 0.0
 
 
 def render_report(data: ReportData) -> str:
@@ -106,14 +112,25 @@ def load_report(text: str) -> ReportData:
 
 
 def mapping_lines(data: ReportData) -> list[MappingLine]:
-    """One line a mapping: its copy, and its parity check of the phase that was verified last."""
+    """One line a mapping: what its copies moved, and its parity check of the phase that was verified last.
+
+    What was taken back is no longer in the ledger, so its figures come from the audit trail.
+    """
     parity = {check.mapping: check for check in judged_checks(data) if check.kind == "parity"}
-    most = max((mapping.rows for mapping in data.mappings), default=0) or 1
+    trail = story.copied(data)
+    moved = {
+        mapping.number: story.Copied(rows=mapping.rows, bytes=mapping.bytes, seconds=mapping.seconds)
+        if mapping.partitions_copied
+        else trail.get(mapping.number, story.Copied())
+        for mapping in data.mappings
+    }
+    most = max((each.rows for each in moved.values()), default=0) or 1
     return [
         MappingLine(
             mapping=mapping,
-            rows_per_second=mapping.rows / mapping.seconds if mapping.seconds > 0 else 0.0,
-            share=mapping.rows / most,
+            moved=moved[mapping.number],
+            taken_back=moved[mapping.number].rows > mapping.rows,
+            share=moved[mapping.number].rows / most,
             check=parity.get(mapping.number),
             verified=_verified(parity.get(mapping.number)),
         )

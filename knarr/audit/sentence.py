@@ -1,6 +1,6 @@
 """The verdict in a sentence: what happened to the data, in words for somebody who has never seen a database."""
 
-from knarr.audit.evidence import ENDED_WELL
+from knarr.audit.evidence import ENDED_WELL, skips
 from knarr.audit.facts import CheckFacts, Outcome, ReportData, VerdictFacts
 from knarr.audit.judged import judged_checks
 
@@ -25,13 +25,13 @@ def _outcome(data: ReportData) -> Outcome:
     tampering = [fault for fault in data.trail.faults if fault.kind != "clock set back"]
     if tampering or len(data.doubts) > len(data.trail.faults):
         return "altered"
-    if data.run.state == "rolled back":
-        return "rolled back"
-    if data.run.state == "aborted":
-        return "aborted"
+    if data.run.state in ("rolled back", "aborted"):
+        if _left(data):
+            return "not taken back"
+        return "rolled back" if data.run.state == "rolled back" else "aborted"
     verdict = _last_verdict(data)
     if verdict is not None and not verdict.passed:
-        return "differs"
+        return "accepted" if data.run.state in ENDED_WELL and skips(data) else "differs"
     if data.run.state in ENDED_WELL:
         return "proved" if verdict is not None and not verdict.withdrawn else "not verified"
     return "running"
@@ -48,6 +48,11 @@ def _headline(outcome: Outcome, data: ReportData) -> str:
         return f"{every} of {tables} {verb} from {run.source} to {run.target} and proved identical."
     if outcome == "altered":
         return "The evidence of this run has been altered. Nothing in this report can be relied on."
+    if outcome == "accepted":
+        found = _count(differences or len(_failed(data)), "difference" if differences else "failed check")
+        return f"Accepted by a person in spite of {found} between {run.source} and {run.target}."
+    if outcome == "not taken back":
+        return f"The run was {run.state}, but not all that it had written to {run.target} was taken back."
     if outcome == "differs":
         if differences:
             return f"Not accepted: {_count(differences, 'difference')} between {run.source} and {run.target}."
@@ -75,12 +80,26 @@ def _explanation(outcome: Outcome, data: ReportData) -> str:
             f"Every row was compared, column by column, with what the plan says it should have become: "
             f"{compared:,} rows compared, {passed:,} of {len(checks):,} checks passed, none was left out."
         )
+    if outcome == "accepted":
+        return " ".join(f"The reason given: {reason}." for reason in skips(data))
+    if outcome == "not taken back":
+        return ". ".join(_left(data)) + "."
     failed = _failed(data)
     if failed:
         return _first(failed[0], data)
     if not checks:
         return "No check has been computed."
     return f"{passed:,} of {len(checks):,} checks computed so far passed."
+
+
+def _left(data: ReportData) -> list[str]:
+    """What a run that was taken back has left on the target, by its own ledger and by what a person decided."""
+    left = [f"A step was skipped ({reason})" for reason in skips(data)]
+    if rows := sum(mapping.rows for mapping in data.mappings):
+        left.append(f"{_count(rows, 'row')} are still in its ledger")
+    if data.objects:
+        left.append(f"{_count(len(data.objects), 'object')} still stand: {', '.join(o.name for o in data.objects[:5])}")
+    return left
 
 
 def _first(check: CheckFacts, data: ReportData) -> str:

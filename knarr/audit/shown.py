@@ -1,15 +1,10 @@
 """Numbers, times and foreign text in the form that people read."""
 
-import re
 from datetime import datetime
-from typing import Final
 
 from markupsafe import Markup
 
-# C0 and C1 controls, bidirectional overrides, invisible and line-breaking characters: none may act on the page.
-_ACTING: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
+from knarr.telemetry.acting import spelled_out
 
 
 def visible(value: object) -> object:
@@ -18,7 +13,7 @@ def visible(value: object) -> object:
     Markup is left alone: it is a template's own, and the values in it came through here before.
     """
     if isinstance(value, str) and not isinstance(value, Markup):
-        return _ACTING.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", value)
+        return spelled_out(value)
     return value
 
 

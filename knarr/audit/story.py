@@ -7,6 +7,7 @@ understood is shown as it stands.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Final
 
 from pydantic import JsonValue
@@ -18,9 +19,9 @@ from knarr.audit.facts import Facts, ReportData
 
 _TOLD: Final = frozenset(
     {"step", "summary", "outcome", "seconds", "mapping", "phase", "message", "actor", "action", "reason", "answer"}
-    | {"accepted", "state", "passed", "digest", "name"}
+    | {"accepted", "state", "passed", "digest", "name", "epoch"}
 )
-_BULK: Final = frozenset({"copy", "verify"})  # one entry a partition: told as one line for the whole stretch
+_OBJECT_VERBS: Final = ("create ", "drop ")
 
 
 class Event(Facts):
@@ -46,6 +47,14 @@ class Event(Facts):
         return self.outcome in {"failed", "refused", "error", "could not run"}
 
 
+class Copied(Facts):
+    """What was moved of one mapping; seconds of work."""
+
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
 class Action(Facts):
     """What a person asked of the run, and what came of it."""
 
@@ -60,17 +69,43 @@ class Action(Facts):
 def events(data: ReportData) -> list[Event]:
     """The story in order; stretches of partitions of one mapping are one event each."""
     told: list[Event] = []
-    bulk: list[AuditEntry] = []
-    for entry in data.trail.entries:
-        if bulk and (entry.kind != bulk[0].kind or entry.kind not in _BULK):
-            told.extend(_stretches(bulk, data))
-            bulk = []
-        if entry.kind in _BULK:
-            bulk.append(entry)
+    previous: datetime | None = None
+    for bulk, group in groupby(data.trail.entries, key=_bulk):
+        stretch = list(group)
+        if bulk == "copy":
+            told.extend(_copies(stretch, data))
+        elif bulk:
+            told.append(_objects(bulk, stretch, previous))
         else:
-            told.append(_event(entry, data))
-    told.extend(_stretches(bulk, data))
+            for entry in stretch:
+                told.append(_event(entry, previous, data))
+                previous = entry.at
+        previous = stretch[-1].at
     return told
+
+
+def copied(data: ReportData) -> dict[int, Copied]:
+    """What each mapping's copies moved by the audit trail, also when it has been taken back since."""
+    moved: dict[int, Copied] = {}
+    for entry in data.trail.entries:
+        body = body_of(entry.body)
+        mapping = body.get("mapping")
+        if entry.kind == "copy" and isinstance(mapping, int):
+            before = moved.get(mapping, Copied())
+            moved[mapping] = Copied(
+                rows=before.rows + int(_number(body.get("rows"))),
+                bytes=before.bytes + int(_number(body.get("bytes"))),
+                seconds=before.seconds + _number(body.get("seconds")),
+            )
+    return moved
+
+
+def _bulk(entry: AuditEntry) -> str:
+    """Entries that come in hundreds and are told as one line for the whole stretch: copies, and objects by verb."""
+    if entry.kind == "copy":
+        return "copy"
+    step = _word(body_of(entry.body).get("step"))
+    return next((verb.strip() for verb in _OBJECT_VERBS if step.startswith(verb)), "")
 
 
 def actions(data: ReportData) -> list[Action]:
@@ -95,7 +130,7 @@ def actions(data: ReportData) -> list[Action]:
     return found
 
 
-def _stretches(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
+def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
     by_mapping: dict[tuple[str, str], list[AuditEntry]] = {}
     for entry in entries:
         body = body_of(entry.body)
@@ -110,8 +145,8 @@ def _stretches(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
                 position=part[0].position,
                 started=min(_began(entry, body) for entry, body in zip(part, bodies, strict=True)),
                 ended=max(entry.at for entry in part),
-                kind=part[0].kind,
-                title=f"{part[0].kind} {mapping}".strip(),
+                kind="copy",
+                title=f"copy {mapping}".strip(),
                 detail=f"{rows:,.0f} rows in {count}" + (f", phase {phase}" if phase else ""),
                 outcome="done",
                 undo=False,
@@ -120,11 +155,27 @@ def _stretches(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
     return told
 
 
-def _event(entry: AuditEntry, data: ReportData) -> Event:
+def _objects(verb: str, entries: Sequence[AuditEntry], previous: datetime | None) -> Event:
+    names = [_word(body_of(entry.body).get("step")).removeprefix(f"{verb} ") for entry in entries]
+    return Event(
+        position=entries[0].position,
+        started=min(previous or entries[0].at, entries[0].at),
+        ended=entries[-1].at,
+        kind=entries[0].kind,
+        title=f"{verb} {len(names)} objects" if len(names) > 1 else f"{verb} {names[0]}",
+        detail=", ".join(names) if len(names) > 1 else "",
+        outcome="done",
+        undo=verb == "drop",
+    )
+
+
+def _event(entry: AuditEntry, previous: datetime | None, data: ReportData) -> Event:
     body = body_of(entry.body)
     mapping = _mapping(body, data)
     step = _word(body.get("step")) or _word(body.get("action")) or _word(body.get("name"))
     summary = _word(body.get("summary")) or _word(body.get("message"))
+    if entry.kind == "operator":
+        summary = ""  # it says action and answer once more
     rest = {key: value for key, value in body.items() if key not in _TOLD and value not in (None, "", [], {})}
     undo = entry.kind.startswith("compensation")
     title = " ".join(part for part in (entry.kind if not step or undo else "", step, mapping) if part) or entry.kind
@@ -132,7 +183,7 @@ def _event(entry: AuditEntry, data: ReportData) -> Event:
         title = f"{entry.kind}: {title}"
     return Event(
         position=entry.position,
-        started=_began(entry, body),
+        started=_began(entry, body) if "seconds" in body else _since(entry, previous),
         ended=entry.at,
         kind=entry.kind,
         title=title.replace("compensation", "undo", 1) if undo else title,
@@ -161,6 +212,12 @@ def _outcome(body: Mapping[str, JsonValue]) -> str:
 def _began(entry: AuditEntry, body: dict[str, JsonValue]) -> datetime:
     # An entry is written when its step ends; a step that took longer than a run can last is a damaged entry.
     return entry.at - timedelta(seconds=min(max(_number(body.get("seconds")), 0.0), 10.0**8))
+
+
+def _since(entry: AuditEntry, previous: datetime | None) -> datetime:
+    # A step that does not say how long it took is drawn from the entry before it; a person's word takes no time.
+    timed = entry.kind in ("step", "compensation", "verdict")
+    return min(previous, entry.at) if timed and previous is not None else entry.at
 
 
 def _listed(rest: Mapping[str, JsonValue]) -> str:

@@ -70,9 +70,9 @@ def _prove_that_we_can_become(account: Account) -> None:
     # A container may take CAP_SETUID from root; every later step would fail with a bare "Operation not permitted".
     try:
         subprocess.run(["/bin/sh", "-c", ":"], check=True, **run_options(account, Path("/")))
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         raise LocalServerError(
-            f"PostgreSQL refuses to run as root, and this root may not become '{account.name}' ({error}): "
+            f"PostgreSQL refuses to run as root, and this root may not become '{account.name}' ({error.strerror}): "
             "a container without CAP_SETUID and CAP_SETGID does that.",
             hint="run as another user (docker run --user), or name running servers by KNARR_CONNECTION_<ALIAS>",
         ) from error

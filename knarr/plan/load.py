@@ -118,8 +118,8 @@ def _problems(faults: Iterable[Fault], document: Document, text: str, path: Path
         if near is not None:
             # The name that was meant says more than the list of all that could have been.
             expected, hint = expected.partition(": ")[0], f"Did you mean '{near}'?"
-        elif not hint and "without its" in fault.found and place is not None and " #" in lines[place.line - 1]:
-            hint = "In YAML ' #' begins a comment; put the value in quotes, if it is part of it."
+        elif not hint and "without its" in fault.found and place is not None:
+            hint = _cut_by_yaml(lines[place.line - 1])
         problems.append(
             Problem(
                 file=str(path),
@@ -132,6 +132,13 @@ def _problems(faults: Iterable[Fault], document: Document, text: str, path: Path
             )
         )
     return PlanProblems(problems)
+
+
+def _cut_by_yaml(line: str) -> str:
+    """SQL that does not end may have been cut by what YAML takes for its own."""
+    if " #" in line:
+        return "In YAML ' #' begins a comment; put SQL that has one in double quotes."
+    return yaml_lines.COMMA_HINT if "{" in line and "," in line else ""
 
 
 def _place(fault: Fault, document: Document) -> Place | None:

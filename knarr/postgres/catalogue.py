@@ -62,6 +62,7 @@ class CatalogueIndex(Frozen):
     columns: list[str] = Field(description="plain key columns")
     body: str
     functions: list[str]
+    extensions: list[str] = Field(description="extensions whose operator classes or functions it uses")
     comment: str | None
 
 
@@ -232,9 +233,7 @@ async def read_sequences(connection: Connection, oids: Sequence[int]) -> dict[in
     return found
 
 
-async def _by_table(
-    connection: Connection, query: str, oids: list[int]
-) -> defaultdict[int, list[dict[str, object]]]:
+async def _by_table(connection: Connection, query: str, oids: list[int]) -> defaultdict[int, list[dict[str, object]]]:
     found: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
     for row in await connection.fetch(query, oids):
         values = dict(row)

@@ -121,6 +121,11 @@ SELECT i.indrelid AS table_oid,
        ARRAY(SELECT dep.refobjid::regprocedure::text FROM pg_depend dep
               WHERE dep.classid = 'pg_class'::regclass AND dep.objid = i.indexrelid
                 AND dep.refclassid = 'pg_proc'::regclass ORDER BY 1) AS functions,
+       ARRAY(SELECT DISTINCT e.extname::text FROM pg_depend dep
+               JOIN pg_depend member ON member.classid = dep.refclassid AND member.objid = dep.refobjid
+                    AND member.refclassid = 'pg_extension'::regclass AND member.deptype = 'e'
+               JOIN pg_extension e ON e.oid = member.refobjid
+              WHERE dep.classid = 'pg_class'::regclass AND dep.objid = i.indexrelid ORDER BY 1) AS extensions,
        obj_description(i.indexrelid, 'pg_class') AS comment
   FROM pg_index i
   JOIN pg_class ic ON ic.oid = i.indexrelid

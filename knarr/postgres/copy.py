@@ -14,7 +14,7 @@ from knarr.postgres import ledger
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
 from knarr.postgres.selection import copy_query, phase_predicate
-from knarr.postgres.session import Connection, rename
+from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect, Stream
 from knarr.postgres.transform import Transformation, load_function
 
@@ -85,8 +85,8 @@ async def copy_partition(
             return await _copy(source, target, job, doing, on_progress, reconnect)
         except BaseException:
             for connection in (source, target):
-                if connection.is_in_transaction():
-                    connection.terminate()
+                if connection.is_closed() or connection.is_in_transaction():
+                    await end(connection)
             raise
 
 

@@ -19,7 +19,7 @@ from knarr.plan.models import Limits, Plan
 from knarr.plan.resolved import TableName
 from knarr.plan.units import seconds
 from knarr.postgres.failures import classified
-from knarr.postgres.session import Connection
+from knarr.postgres.session import Connection, end
 
 LEASE_LOCK: Final = 1802396018  # classid of knarr.fence's advisory lock
 STEP_LOCK: Final = 1937007984  # classid of the lock that an attempt of a step holds while it writes
@@ -131,7 +131,7 @@ async def transaction(
     """A transaction with the plan's time limits that never leaves a half-done connection; errors pass as they are.
 
     READ COMMITTED, as the fence needs it; with `snapshot` REPEATABLE READ and READ ONLY, for the source. On a
-    cancellation the connection is ended at once: closing the socket rolls back, and nothing has to be waited for.
+    cancellation the connection is ended at once, which rolls back.
     """
     begun = connection.transaction(isolation="repeatable_read" if snapshot else "read_committed", readonly=snapshot)
     await begun.start()
@@ -144,7 +144,7 @@ async def transaction(
         await _roll_back(connection, begun)
         raise
     except BaseException:
-        connection.terminate()
+        await end(connection)
         raise
     await begun.commit()
 
@@ -226,7 +226,7 @@ async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[N
         except asyncpg.LockNotAvailableError:
             await begun.rollback()
         except BaseException:
-            connection.terminate()
+            await end(connection)
             raise
         else:
             break
@@ -238,7 +238,7 @@ async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[N
     try:
         yield
     except BaseException:
-        connection.terminate()
+        await end(connection)
         raise
     await begun.commit()
 

@@ -19,6 +19,7 @@ else:
 
 CONNECT_SECONDS: Final = 20.0
 RELEASE_SECONDS: Final = 5.0
+END_SECONDS: Final = 3.0
 
 # Sent with the start-up packet, so that RESET ALL and DISCARD ALL come back to them. Values in text must look the
 # same on both sides (research/performance.md 4.2); a plan author's SQL finds built-in names first, then `public`,
@@ -44,6 +45,10 @@ PINNED: Final[dict[str, str]] = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
+
+# A backend that is busy with a query notices that its client has gone only with this; PostgreSQL before 14, or not on
+# Linux, refuses it.
+WHERE_KNOWN: Final[dict[str, str]] = {"client_connection_check_interval": "5s"}
 
 
 class _KeptAlive(Connection):
@@ -84,14 +89,32 @@ async def connect(dsn: SecretStr | str, *, application_name: str, read_only: boo
     if read_only:
         settings["default_transaction_read_only"] = "on"
     with classified("connecting"):
-        return await asyncpg.connect(
-            connection_url(address),
-            connection_class=_KeptAlive,
-            server_settings=settings,
-            timeout=CONNECT_SECONDS,
-            # Plans of statements that were prepared before a DDL of ours would fail once after it.
-            statement_cache_size=0,
-        )
+        try:
+            return await _connect(address, settings | WHERE_KNOWN)
+        except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
+            return await _connect(address, settings)
+
+
+async def _connect(address: SecretStr, settings: dict[str, str]) -> Connection:
+    return await asyncpg.connect(
+        connection_url(address),
+        connection_class=_KeptAlive,
+        server_settings=settings,
+        timeout=CONNECT_SECONDS,
+        # Plans of statements that were prepared before a DDL of ours would fail once after it.
+        statement_cache_size=0,
+    )
+
+
+async def end(connection: Connection) -> None:
+    """Ends a connection whatever it is doing: its query is cancelled and its transaction rolled back, within seconds.
+
+    Closing the socket alone would leave a busy backend to finish its query for nobody.
+    """
+    try:
+        await connection.close(timeout=END_SECONDS)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        connection.terminate()
 
 
 async def rename(connection: Connection, application_name: str) -> None:
@@ -136,7 +159,7 @@ class Pools:
                         await rename(connection, application_name)
                 yield connection
             except BaseException:
-                connection.terminate()
+                await end(connection)
                 raise
             else:
                 await self._take_back(kind, connection)
@@ -177,7 +200,4 @@ class Pools:
         for connection in self._lent:
             connection.terminate()
         for connection in idle:
-            try:
-                await connection.close(timeout=RELEASE_SECONDS)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                connection.terminate()
+            await end(connection)

@@ -131,9 +131,10 @@ def recomputed_value(column: ResolvedColumn, text_sql: str) -> Value:
 
 def _canonical(column: ResolvedColumn, value: str) -> Value:
     kind, dimensions = kind_of(column)
-    if kind == "char":
+    same_type = column.source_type in (column.base_type, column.target_type)
+    if kind == "char" and not (dimensions and same_type):
         value = f"{value}::text{dimensions}"  # takes the padding off
-    elif kind == "numeric" and not dimensions and column.source_type != column.base_type:
+    elif kind == "numeric" and not dimensions and not same_type:
         value = f"trim_scale({value})"
     if kind == "xml":
         # The cast to text keeps the declaration's encoding, the output function (in ROW(...) and concat) drops it.

@@ -11,7 +11,7 @@ from starter.output import Output
 @click.option("--plan", "plan_name", help="Runs of this plan only.")
 @common
 async def list_(output: Output, plan_name: str | None) -> Exit:
-    """List runs, the newest first: state, phase, when they started."""
+    """List runs, the newest first."""
     from rich.table import Table
 
     from knarr.settings import Settings

@@ -65,7 +65,10 @@ async def abort(output: Output, run: str, reason: str, actor: str | None, yes: b
 @yes_option
 @common
 async def rollback(output: Output, run: str, to: str, reason: str, actor: str | None, yes: bool) -> Exit:
-    """Take the run back to a checkpoint, or to the start; possible until it is complete."""
+    """Take the run back to a checkpoint, or to the start.
+
+    Possible until the run is complete; the rows that came later are removed from the target.
+    """
     question = f"Take {{run}} back to {to}? The rows that came later are removed from the target."
     return await _give(output, "rollback", run, reason, actor, question=question, yes=yes, to=to)
 
@@ -77,7 +80,7 @@ async def rollback(output: Output, run: str, to: str, reason: str, actor: str | 
 @yes_option
 @common
 async def complete(output: Output, run: str, reason: str, actor: str | None, yes: bool) -> Exit:
-    """End a run that is kept open; it can't be taken back afterwards."""
+    """End a run that is kept open; it can't be taken back then."""
     return await _give(
         output, "complete", run, reason, actor, question="End {run}? It can't be taken back then.", yes=yes
     )
@@ -100,7 +103,7 @@ async def retry(output: Output, run: str, reason: str, actor: str | None) -> Exi
 @yes_option
 @common
 async def skip(output: Output, run: str, reason: str, actor: str | None, yes: bool) -> Exit:
-    """Leave out what the run waits with; needs a reason, and the report says what was left."""
+    """Leave out what the run waits with; the report says so."""
     question = "Leave out what {run} waits with? If it is a compensation, its effects stay on the target."
     return await _give(output, "skip", run, reason, actor, question=question, yes=yes)
 

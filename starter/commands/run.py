@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 @click.option("--pause-before", multiple=True, metavar="STEP", help="Pause before a step: copy, verify, seal, ...")
 @common
 async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
-    """Run a plan on this machine: a Temporal server and a worker of its own, until the run ends.
+    """Run PLAN on this machine, from nothing to the verdict.
 
-    State is kept in .knarr/ (KNARR_STATE_DIR). If this is killed, the same command goes on where it was.
+    It has a Temporal server and a worker of its own, their state in .knarr/ (KNARR_STATE_DIR).
+    If it is killed, the same command goes on where it was.
     """
     from knarr.plan.load import load_plan
     from knarr.settings import Connections, Settings

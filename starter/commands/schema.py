@@ -14,7 +14,7 @@ from starter.output import Output
 @click.option("-o", "--output", "file", type=click.Path(dir_okay=False), help="Write it to a file instead of stdout.")
 @common
 async def schema(output: Output, file: str | None) -> Exit:
-    """Print the JSON Schema of plans, for editors that complete and check YAML.
+    """Print the JSON Schema of plans, for editors.
 
     The schema itself is the document: `--json` changes nothing but the errors.
     """

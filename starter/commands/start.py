@@ -16,8 +16,9 @@ from starter.output import Output
 @click.option("--actor", envvar="KNARR_ACTOR", default=None, help="Who starts it; default: user@host.")
 @common
 async def start(output: Output, plan: str, detach: bool, pause_before: tuple[str, ...], actor: str | None) -> Exit:
-    """Start a run of PLAN at a Temporal service and watch it; Ctrl-C detaches and the run goes on.
+    """Start a run of PLAN at a Temporal service, and watch it.
 
+    Ctrl-C detaches and the run goes on.
     With --detach it returns once the target is claimed and surveyed, or refused.
     """
     from datetime import UTC, datetime

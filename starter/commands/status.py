@@ -11,7 +11,10 @@ from starter.output import Output
 @run_argument
 @common
 async def status(output: Output, run: str) -> Exit:
-    """Show where a run is: its state, every mapping, what it waits for. RUN is an id, or a plan's name (newest run)."""
+    """Show where a run is, in one look.
+
+    RUN is an id, or a plan's name (newest run).
+    """
     from knarr.settings import Settings
     from starter import runs
     from starter.connect import connect

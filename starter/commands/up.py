@@ -14,9 +14,9 @@ from starter.output import Output
 @click.option("--worker", is_flag=True, help="Run a worker beside it; a plan's transforms are looked up here.")
 @common
 async def up(output: Output, worker: bool) -> Exit:
-    """Start a Temporal server with its Web UI, its state in .knarr/, until Ctrl-C.
+    """Start a Temporal server with its Web UI, until Ctrl-C.
 
-    Other commands in this folder find it by themselves.
+    Its state is in .knarr/ (KNARR_STATE_DIR). Other commands in this folder find it by themselves.
     """
     from pathlib import Path
 

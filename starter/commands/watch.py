@@ -11,7 +11,10 @@ from starter.output import Output
 @run_argument
 @common
 async def watch(output: Output, run: str) -> Exit:
-    """Follow a run until it ends; Ctrl-C detaches and the run goes on. RUN is an id, or a plan's name (newest run)."""
+    """Follow a run until it ends.
+
+    Ctrl-C detaches and the run goes on. RUN is an id, or a plan's name (newest run).
+    """
     from knarr.settings import Settings
     from starter import runs, watching
     from starter.connect import connect

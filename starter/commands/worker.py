@@ -10,9 +10,9 @@ from starter.output import Output
 @click.command()
 @common
 async def worker(output: Output) -> Exit:
-    """Run a worker until SIGTERM or Ctrl-C: it finishes or gives up what it does, then ends.
+    """Run a worker until SIGTERM or Ctrl-C.
 
-    Settings: KNARR_TASK_QUEUE, KNARR_METRICS_PORT, KNARR_LOG_FORMAT, KNARR_MAX_ACTIVITIES and KNARR_CONNECTION_*.
+    It finishes or gives up what it does, then ends. Settings: KNARR_TASK_QUEUE, KNARR_METRICS_PORT, KNARR_LOG_FORMAT, KNARR_MAX_ACTIVITIES and KNARR_CONNECTION_*.
     """
     from starter.connect import connect
     from worker import WorkerSettings, work

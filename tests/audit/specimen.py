@@ -190,7 +190,13 @@ def story(judged: VerdictFacts, differs: bool) -> list[Item]:
         parts = 4 if rows > 100_000 else 1
         for part in range(parts):
             at += seconds / parts
-            body = {"mapping": number, "phase": "everyone", "partition": part, "rows": rows // parts, "bytes": size}
+            body = {
+                "mapping": number,
+                "phase": "everyone",
+                "partition": part,
+                "rows": rows // parts,
+                "bytes": size // parts,
+            }
             items.append((f"copy/{number}/{part}", "copy", body | {"seconds": seconds / parts}, at))
     pause = {"actor": "mira@ops.example", "action": "pause", "reason": "backup window", "accepted": True}
     resume = {"actor": "mira@ops.example", "action": "resume", "reason": "", "accepted": True, "answer": "running"}
@@ -267,10 +273,10 @@ def report(*, differs: bool = False) -> ReportData:
                 key=["id"],
                 columns=8,
                 transform="transforms.customer:phones" if name == "shop.customer" else None,
-                rows=rows,
-                bytes=size,
-                seconds=seconds,
-                partitions_copied=4 if rows > 100_000 else 1,
+                rows=0 if differs else rows,
+                bytes=0 if differs else size,
+                seconds=0 if differs else seconds,
+                partitions_copied=0 if differs else 4 if rows > 100_000 else 1,
                 partitions_planned=4 if rows > 100_000 else 1,
             )
             for number, (name, source, rows, size, seconds) in enumerate(TABLES)
@@ -281,8 +287,6 @@ def report(*, differs: bool = False) -> ReportData:
         if differs
         else [ObjectFacts(mapping=n, stage="table", kind="table", name=table[0]) for n, table in enumerate(TABLES)],
         plan={"name": "shop-v2", "source": "legacy", "target": "shop", "mappings": [{"target": t[0]} for t in TABLES]},
-        trail=TrailFacts(
-            entries=entries, head=head, witnesses=witnesses, faults=check_chain(entries, head, witnesses)
-        ),
+        trail=TrailFacts(entries=entries, head=head, witnesses=witnesses, faults=check_chain(entries, head, witnesses)),
     )
     return conclude(data.model_copy(update={"doubts": doubts_about(data)}))

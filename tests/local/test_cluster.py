@@ -6,7 +6,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from knarr.local.errors import LocalServerError
 from knarr.local.folders import stand_ins_of
 from knarr.local.lifeline import command_line
 from knarr.local.ports import free_port
-from tests.servers import UNLIKE, new_folder
+from tests.servers import UNLIKE, new_folder, wait_until_gone
 
 OWNER = """
 import sys, time
@@ -52,14 +51,6 @@ def pids(owner: "subprocess.Popen[str]") -> tuple[int, int]:
     assert owner.stdout is not None
     server, lifeline = owner.stdout.readline().split()
     return int(server), int(lifeline)
-
-
-def wait_until_gone(pid: int) -> float:
-    begin = time.monotonic()
-    while command_line(pid):
-        assert time.monotonic() < begin + 15, f"pid {pid} is still there: {command_line(pid)}"
-        time.sleep(0.01)
-    return time.monotonic() - begin
 
 
 def test_a_killed_owner_takes_its_server_along(owner: "subprocess.Popen[str]", state_dir: Path) -> None:

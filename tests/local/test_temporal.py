@@ -18,7 +18,7 @@ from knarr.local.errors import LocalServerError
 from knarr.local.lifeline import command_line
 from knarr.local.ports import free_port
 from knarr.local.temporal import SEARCH_ATTRIBUTES, TemporalServer
-from tests.local.test_cluster import wait_until_gone
+from tests.servers import wait_until_gone
 
 OWNER = """
 import sys, time

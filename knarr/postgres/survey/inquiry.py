@@ -1,4 +1,4 @@
-"""What every check of the survey is given: both connections, the plan, the sketches, the types and the list of problems."""
+"""What every check of the survey is given: connections, plan, sketches, types and the list of problems."""
 
 import re
 from dataclasses import dataclass, field
@@ -27,7 +27,14 @@ class Inquiry:
     """Kinds and names of objects that this run has made already: they are not in the way of its retry."""
     problems: Problems
     types: Types
+    schemas: dict[str, str]
+    """Schema of the source: schema of the target that its types and sequences go to."""
     sketches: list[Sketch] = field(default_factory=list)
+
+    @property
+    def target_major(self) -> int:
+        """The target server's major version."""
+        return self.target.get_server_version().major
 
     def creating(self, table: TableName) -> Sketch | None:
         """The sketch whose run makes that target table."""

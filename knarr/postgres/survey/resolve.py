@@ -7,17 +7,16 @@ from typing import Final
 from knarr.plan.models import Column
 from knarr.postgres.catalogue import CatalogueColumn, CatalogueTable
 from knarr.postgres.identifiers import quote
-from knarr.postgres.survey.ask import Failure, describe, refusal
-from knarr.postgres.survey.inquiry import Inquiry, enclosed
+from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed, nearest
 from knarr.postgres.survey.sketches import Sketch, SketchColumn
 from knarr.postgres.survey.types import TypeUse
+from knarr.postgres.survey.values import check_casts, expression_types
 
 _NAME: Final = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\U0010ffff][\w$]*)'
 _PLAIN: Final = re.compile(rf"(?:({_NAME})\s*\.\s*)?({_NAME})")
 # Under these joins the source row itself may be missing, so that none of its columns is NOT NULL.
 _SOURCE_MAY_BE_MISSING: Final = re.compile(r"\b(RIGHT|FULL)\b", re.IGNORECASE)
-_NOT_ONE_VALUE: Final = {2249: "a row of several values", 2287: "an array of rows", 2278: "nothing (void)"}
 
 
 async def resolve_columns(inquiry: Inquiry, sketch: Sketch) -> None:
@@ -36,7 +35,9 @@ async def resolve_columns(inquiry: Inquiry, sketch: Sketch) -> None:
         return
     wanted = _as_they_are(sketch) if sketch.as_is else sketch.mapping.all_columns() or {}
     expressions = await _expressions(inquiry, sketch, wanted)
-    oids = await _types(inquiry, sketch, {name: sql for name, sql in expressions.items() if _asked(sketch, name, sql)})
+    # A column of the source is known from the catalogue; the rest is asked of the server.
+    asked = {name: sql for name, sql in expressions.items() if plain_column(sketch, sql) is None}
+    oids = await expression_types(inquiry, sketch, asked)
     for name, column in wanted.items():
         resolved = await _column(inquiry, sketch, name, column, expressions.get(name), oids.get(name))
         if resolved is None:
@@ -45,7 +46,7 @@ async def resolve_columns(inquiry: Inquiry, sketch: Sketch) -> None:
             sketch.columns.append(resolved)
     _resolve_key(inquiry, sketch)
     if not sketch.broken:
-        await _check_casts(inquiry, sketch)
+        await check_casts(inquiry, sketch)
 
 
 def plain_column(sketch: Sketch, expression: str) -> CatalogueColumn | None:
@@ -79,11 +80,6 @@ def _as_they_are(sketch: Sketch) -> dict[str, Column]:
     return {column.name: Column(expression=sketch.mapping.key.get(column.name, "=")) for column in copied}
 
 
-def _asked(sketch: Sketch, name: str, sql: str) -> bool:
-    """Whether the server must be asked about it: a column of the source is known from the catalogue."""
-    return plain_column(sketch, sql) is None
-
-
 async def _expressions(inquiry: Inquiry, sketch: Sketch, wanted: dict[str, Column]) -> dict[str, str]:
     """The SQL of every column that is copied."""
     found: dict[str, str] = {}
@@ -105,56 +101,6 @@ async def _expressions(inquiry: Inquiry, sketch: Sketch, wanted: dict[str, Colum
         elif not (sketch.as_is and source_column.generated):
             found[name] = f"{quote(sketch.alias)}.{quote(name)}"
     return found
-
-
-async def _types(inquiry: Inquiry, sketch: Sketch, asked: dict[str, str]) -> dict[str, int]:
-    """The source's type oid of each expression; one that is refused becomes a problem."""
-    if (failure := await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause}")) is not None:
-        inquiry.problems.error(sketch.where("joins"), str(failure), expected="joins that run", hint=failure.hint)
-        sketch.broken = True
-        return {}
-    if not asked:
-        return {}
-    parts = ", ".join(enclosed(sql) for sql in asked.values())
-    together = await describe(inquiry.source, f"SELECT {parts} FROM {sketch.from_clause}")
-    if not isinstance(together, Failure) and len(together) == len(asked):
-        oids = dict(zip(asked, together, strict=True))
-    else:
-        oids = {}
-        for name, sql in asked.items():
-            alone = await describe(inquiry.source, f"SELECT {enclosed(sql)} FROM {sketch.from_clause}")
-            if isinstance(alone, Failure):
-                _refused(inquiry, sketch, name, alone)
-            else:
-                oids[name] = alone[0]
-    await _one_value_per_row(inquiry, sketch, {name: asked[name] for name in oids})
-    for name, oid in list(oids.items()):
-        if oid in _NOT_ONE_VALUE:
-            inquiry.problems.error(
-                sketch.where("columns", name), f"the expression gives {_NOT_ONE_VALUE[oid]}", expected="one value"
-            )
-            del oids[name]
-    return oids
-
-
-async def _one_value_per_row(inquiry: Inquiry, sketch: Sketch, asked: dict[str, str]) -> None:
-    """WHERE takes neither aggregates nor window functions nor functions that return sets."""
-    tests = {name: f"{enclosed(sql)} IS NULL" for name, sql in asked.items()}
-    together = " OR ".join(tests.values())
-    if not tests or await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause} WHERE {together}") is None:
-        return
-    for name, test in tests.items():
-        failure = await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause} WHERE {test}")
-        if failure is not None:
-            _refused(inquiry, sketch, name, failure._replace(message=failure.message.replace(" in WHERE", " here")))
-
-
-def _refused(inquiry: Inquiry, sketch: Sketch, name: str, failure: Failure) -> None:
-    path = ("key", name) if name in sketch.mapping.key else ("columns", name)
-    inquiry.problems.error(
-        sketch.where(*path), str(failure), expected="one value for each source row", hint=failure.hint
-    )
-    sketch.broken = True
 
 
 async def _column(
@@ -288,30 +234,6 @@ def _all_known(sketch: Sketch, columns: list[str]) -> bool:
     table: CatalogueTable = sketch.source_table
     found = [table.column(name) for name in columns]
     return bool(found) and all(one is not None and one.not_null and one.generated is None for one in found)
-
-
-async def _check_casts(inquiry: Inquiry, sketch: Sketch) -> None:
-    """The source itself brings each value to the target's type, so it must know the cast."""
-    casts = {
-        column.name: f"{enclosed(column.expression)}::{column.base_type if column.category == 'builtin' else 'text'}"
-        for column in sketch.copied
-        if column.expression is not None and column.source_type != column.base_type
-    }
-    if not casts:
-        return
-    if await refusal(inquiry.source, f"SELECT {', '.join(casts.values())} FROM {sketch.from_clause}") is None:
-        return
-    for name, cast in casts.items():
-        failure = await refusal(inquiry.source, f"SELECT {cast} FROM {sketch.from_clause}")
-        if failure is not None:
-            column = sketch.column(name)
-            assert column is not None
-            inquiry.problems.error(
-                sketch.where("columns", name),
-                failure.message,
-                expected=f"an expression that can be cast from {column.source_type} to {column.base_type}",
-                hint=failure.hint,
-            )
 
 
 def _folded(name: str) -> str:

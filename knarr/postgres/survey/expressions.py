@@ -1,0 +1,183 @@
+"""Everything else that a plan writes in SQL: filters, phases, rules, constraints, defaults, indexes, cross checks."""
+
+import re
+from typing import Final
+
+from knarr.plan.models import CrossCheck
+from knarr.plan.resolved import TableName
+from knarr.postgres.identifiers import quote
+from knarr.postgres.session import Connection
+from knarr.postgres.survey.ask import Failure, describe, explain, refusal
+from knarr.postgres.survey.declared import index_parts
+from knarr.postgres.survey.inquiry import Inquiry, enclosed, mentions, replaced
+from knarr.postgres.survey.sketches import Sketch
+
+_TEXT: Final = re.compile(r"'(?:[^']|'')*'")
+_SUBQUERY: Final = re.compile(r"\bselect\b", re.IGNORECASE)
+_CALLS: Final = re.compile(r'(?<![\w$])("(?:[^"]|"")+"|[A-Za-z_][\w$]*)\s*\(')
+_CLOCK: Final = re.compile(
+    r"\b(current_date|current_time(?:stamp)?|localtime(?:stamp)?|(?:now|transaction_timestamp|statement_timestamp)\s*\()",
+    re.IGNORECASE,
+)
+# Names of which every function is volatile: what they give can't be computed a second time.
+_VOLATILE: Final = """
+SELECT proname::text FROM pg_catalog.pg_proc WHERE proname = ANY($1::text[])
+ GROUP BY proname HAVING bool_and(provolatile = 'v') ORDER BY proname
+"""
+
+
+async def check_source_side(inquiry: Inquiry, sketch: Sketch) -> None:
+    """The mapping's filter and its phases, over the source row."""
+    predicates = {("where",): sketch.mapping.where} if sketch.mapping.where else {}
+    for position, phase in enumerate(inquiry.plan.rollout):
+        for table, predicate in phase.where.items():
+            if table == _table_key(sketch, table):
+                predicates[(f"rollout[{position}]",)] = predicate
+    for path, predicate in predicates.items():
+        failure = await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause} WHERE {enclosed(predicate)}")
+        where = sketch.where(*path) if path == ("where",) else f"{path[0]}.where ({sketch.target})"
+        if failure is not None:
+            inquiry.problems.error(
+                where, str(failure), expected="a predicate over the source row", hint=failure.hint
+            )
+        await _check_repeatable(inquiry, inquiry.source, where, predicate)
+    for column in sketch.copied:
+        if column.plain is None and column.expression is not None:
+            where = sketch.where("columns", column.name)
+            await _check_repeatable(inquiry, inquiry.source, where, column.expression)
+
+
+async def check_target_side(inquiry: Inquiry, sketch: Sketch) -> None:
+    """Rules, scope, constraints, defaults, generated columns and index expressions, over the target row."""
+    mapping = sketch.mapping
+    row = _row(inquiry, sketch)
+    predicates = [(("rules", name), predicate) for name, predicate in mapping.rules.items()]
+    predicates += [(("constraints", name), predicate) for name, predicate in mapping.constraints.items()]
+    predicates += [(("scope",), mapping.scope)] if mapping.scope else []
+    for position, index in enumerate(mapping.indexes):
+        predicates += [((f"indexes[{position}]", "where"), index.where)] if index.where else []
+        for part in [part for part in index_parts(index) if part.startswith("(")]:
+            await _hold(inquiry, sketch, f"indexes[{position}]", f"SELECT {part} FROM {row}", "an expression")
+    for path, predicate in predicates:
+        sql = f"SELECT FROM {row} WHERE {enclosed(predicate)}"
+        if path[0] == "constraints" and _SUBQUERY.search(_TEXT.sub("''", predicate)):
+            inquiry.problems.error(
+                sketch.where(*path), "a CHECK constraint can't hold a subquery",
+                expected="a predicate over one row", hint="write it under `rules`",
+            )  # fmt: skip
+            continue
+        await _hold(inquiry, sketch, ".".join(path), sql, "a predicate over the target row")
+    if sketch.as_is:
+        return
+    for column in sketch.columns:
+        where = f"columns.{column.name}"
+        if column.default_sql is not None:
+            sql = f"SELECT {enclosed(column.default_sql)}::{column.target_type}"
+            await _hold(inquiry, sketch, f"{where}.default", sql, f"a value that fits {column.target_type}")
+        if column.generated_sql is not None:
+            sql = f"SELECT {enclosed(column.generated_sql)}::{column.target_type} FROM {row}"
+            await _hold(inquiry, sketch, f"{where}.generated", sql, "an expression over the target row")
+            await _check_repeatable(inquiry, inquiry.target, sketch.where(where, "generated"), column.generated_sql)
+
+
+async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> None:
+    """A cross check: both queries run, and they have the same columns."""
+    where = f"checks[{position}] ({check.name})"
+    on_source = await describe(inquiry.source, f"SELECT * FROM ({check.source}\n) AS answer")
+    if isinstance(on_source, Failure):
+        inquiry.problems.error(
+            f"{where}, source", str(on_source), expected="a query that runs on the source", hint=on_source.hint
+        )
+    else:
+        forbidden = await explain(inquiry.source, check.source)
+        if isinstance(forbidden, Failure):
+            inquiry.problems.error(f"{where}, source", str(forbidden), expected="a query that this role may run")
+    if any(one.broken for one in inquiry.sketches):
+        return
+    on_target = await _on_future_target(inquiry, f"SELECT * FROM ({check.target}\n) AS answer")
+    if isinstance(on_target, Failure):
+        inquiry.problems.error(
+            f"{where}, target", str(on_target), expected="a query that runs on the target", hint=on_target.hint
+        )
+    elif not isinstance(on_source, Failure) and len(on_source) != len(on_target):
+        inquiry.problems.error(
+            where,
+            f"{len(on_source)} columns from the source, {len(on_target)} from the target",
+            expected="the same number on both sides",
+        )
+
+
+async def _hold(inquiry: Inquiry, sketch: Sketch, path: str, sql: str, expected: str) -> None:
+    answer = await _on_future_target(inquiry, sql)
+    if isinstance(answer, Failure):
+        inquiry.problems.error(sketch.where(path), str(answer), expected=expected, hint=answer.hint)
+
+
+async def _on_future_target(inquiry: Inquiry, sql: str) -> list[int] | Failure:
+    """What the target makes of `sql` once the plan's tables and types are there.
+
+    Tables that the run will make stand in a WITH clause as rows of typed NULLs, types that it will make as their
+    stand-ins. A table is first called "schema.table", which nothing but `schema.table` finds; where a column is then
+    called by its table (`order.total`), it is called `table` alone.
+    """
+    made = [one for one in inquiry.sketches if one.creates and not one.broken]
+    used = [one for one in made if _mentioned(sql, one.target)]
+    answer = await _with_tables(inquiry, sql, {one.target: str(one.target) for one in used})
+    if isinstance(answer, Failure) and "FROM-clause" in answer.message:
+        return await _with_tables(inquiry, sql, {one.target: one.target.name for one in used})
+    return answer
+
+
+async def _with_tables(inquiry: Inquiry, sql: str, called: dict[TableName, str]) -> list[int] | Failure:
+    for name, by in called.items():
+        sql = replaced(sql, name, quote_any(by))
+    tables = [
+        f"{quote_any(called[one.target])} AS (SELECT {_nulls(one)})"
+        for one in inquiry.sketches
+        if one.target in called and one.creates
+    ]
+    if tables:
+        sql = f"WITH {', '.join(tables)} {sql}"
+    for name, stand_in in inquiry.types.stand_ins.items():
+        sql = replaced(sql, name, stand_in)
+    return await describe(inquiry.target, sql)
+
+
+def _mentioned(sql: str, table: TableName) -> bool:
+    return any(not found["text"] for found in mentions(table).finditer(sql))
+
+
+def _row(inquiry: Inquiry, sketch: Sketch) -> str:
+    """The target table as FROM takes it, called by its bare name; as typed NULLs where the run makes it."""
+    if not sketch.creates:
+        return f"{quote(sketch.target.schema_name)}.{quote(sketch.target.name)}"
+    return f"(SELECT {_nulls(sketch)}) AS {quote(sketch.target.name)}"
+
+
+def _nulls(sketch: Sketch) -> str:
+    return ", ".join(f"NULL::{column.target_type} AS {quote(column.name)}" for column in sketch.columns)
+
+
+def quote_any(name: str) -> str:
+    """A name for a WITH clause: not an object's, so longer ones are cut."""
+    return quote(name.encode()[:63].decode("utf-8", "ignore"))
+
+
+def _table_key(sketch: Sketch, written: str) -> str | None:
+    """`written` if it names the sketch's target, as the plan's phases name mappings."""
+    return written if mentions(sketch.target).fullmatch(written.strip()) else None
+
+
+async def _check_repeatable(inquiry: Inquiry, connection: Connection, where: str, sql: str) -> None:
+    """An expression must give the same value whenever it is asked: verification asks a second time."""
+    bare = _TEXT.sub("''", sql)
+    clock = _CLOCK.search(bare)
+    called = [name.strip('"') if name.startswith('"') else name.lower() for name in _CALLS.findall(bare)]
+    volatile = [row["proname"] for row in await connection.fetch(_VOLATILE, called)] if called else []
+    if clock is not None or volatile:
+        word = clock[1].rstrip("( ") if clock is not None else volatile[0]
+        inquiry.problems.error(
+            where,
+            f"{word} gives another value each time it is asked",
+            expected="an expression that depends on the row alone: verification computes it a second time",
+        )

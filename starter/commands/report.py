@@ -1,0 +1,54 @@
+"""`knarr report`: what happened in a run and what proves it, in one file."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from starter.command import common, run_argument
+from starter.exits import Exit
+from starter.output import Output
+
+
+@click.command()
+@run_argument
+@click.option("--format", "form", type=click.Choice(["html", "json"]), default="html", show_default=True)
+@click.option("-o", "--output", "file", type=click.Path(dir_okay=False), help="Default: reports/RUN.html.")
+@click.option("--target", help="The target's alias; then Temporal isn't asked, and RUN must be a run's id.")
+@common
+async def report(output: Output, run: str, form: Literal["html", "json"], file: str | None, target: str | None) -> Exit:
+    """Write the report on a run, as one file.
+
+    It tells what was moved, what was verified, what operators did, and holds the chain that proves it.
+    """
+    from knarr.audit.gather import gather
+    from knarr.audit.report import render_report, report_json
+    from knarr.postgres.session import connect
+    from knarr.settings import Connections, Settings
+    from starter.trails import found_run
+
+    settings = Settings()
+    found = await found_run(settings, run, target)
+    dsn = Connections.load(settings).resolve(found.target)
+    connection = await connect(dsn, application_name="knarr report", read_only=True)
+    try:
+        data = await gather(connection, found.run_id, found.witnesses)
+    finally:
+        await connection.close()
+    path = Path(file) if file else Path("reports") / f"{found.run_id.replace('/', '_')}.{form}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(data) if form == "html" else report_json(data), encoding="utf-8")
+    output.result(f"{data.headline}\nreport written to {path}")
+    output.document(
+        "report",
+        {
+            "run_id": found.run_id,
+            "file": str(path),
+            "format": form,
+            "outcome": data.outcome,
+            "headline": data.headline,
+            "doubts": list(data.doubts),
+            "witnesses": len(found.witnesses),
+        },
+    )
+    return Exit.DONE
