@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Final, NoReturn
 
@@ -45,10 +45,8 @@ class WorkerSettings(Settings):
 
 async def work(settings: WorkerSettings, client: Client) -> None:
     """Poll the task queue until SIGTERM or SIGINT; then finish what can be finished within the grace and leave."""
-    logging.configure(settings.log_level, settings.log_format)
-    if settings.metrics_port:
-        metrics.serve(settings.metrics_port)
     connections = Connections.load(settings)
+    logging.configure(settings.log_level, settings.log_format, connections.redact)
     pools = Pools(connections, application_name="knarr worker", size=settings.max_activities)
     version = WorkerDeploymentVersion(deployment_name=settings.deployment, build_id=settings.build_id)
     worker = Worker(
@@ -75,12 +73,14 @@ async def work(settings: WorkerSettings, client: Client) -> None:
             restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
         ),
     )
-    try:
-        with stopped_by_signals() as stop:
-            async with worker:
-                await stop.wait()
-    finally:
-        await pools.close()
+    with ExitStack() as stack:
+        if settings.metrics_port:
+            ready = lambda: "" if worker.is_running else "not polling"  # noqa: E731
+            stack.callback(metrics.serve(settings.metrics_port, ready=ready))
+        stop = stack.enter_context(stopped_by_signals())
+        async with worker:
+            await stop.wait()
+    await pools.close()
 
 
 @contextmanager

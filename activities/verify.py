@@ -12,6 +12,7 @@ from activities.models import (
     VerifyResult,
 )
 from activities.trail import compensated
+from knarr.plan.resolved import STAGES
 from knarr.postgres import mappings, partitions, runs
 from knarr.postgres.lease import fenced
 from knarr.postgres.selection import moved_predicate
@@ -74,16 +75,13 @@ async def verify_integrity(given: VerifyInput) -> VerifyResult:
     async with working("verify", run, mapping=given.mapping), source_of(run) as source, target_of(run) as target:
         mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
         plan = await mappings.load_plan(target, run.run_id)
-        phases = [phase.phase for phase in plan.rollout]
-        last = given.phase == phases[-1]
+        is_last = given.phase == plan.rollout[-1].phase
         result = await integrity.check_integrity(
             target,
             mapping,
             source=source,
-            phases=phases,
-            through=given.phase,
             shown=plan.limits.findings,
-            **({} if last else {"stages": integrity.BEFORE_LAST_PHASE}),
+            stages=STAGES if is_last else integrity.BEFORE_LAST_PHASE,
         )
         return told([await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)])
 

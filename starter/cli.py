@@ -95,7 +95,7 @@ def _misused(error: click.UsageError, output: Output) -> Exit:
     return Exit.USAGE
 
 
-@click.group(cls=Knarr, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group("knarr", cls=Knarr, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="knarr")
 def cli() -> None:
     """Move data from one PostgreSQL database to another, prove it, and be able to take it back.

@@ -1,9 +1,7 @@
 """What every command has in common: --json, --debug, its own event loop, errors as text and exit codes."""
 
-import asyncio
 import functools
 import signal
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -21,6 +19,8 @@ def common(body: Callable[Concatenate[Output, P], Coroutine[None, None, Exit]]) 
 
     @functools.wraps(body)
     def callback(*args: P.args, **kwargs: P.kwargs) -> Exit:
+        import asyncio  # 40 ms; not for --help
+
         output = Output(as_json=bool(kwargs.pop("as_json")), debug=bool(kwargs.pop("debug")))
         try:
             return asyncio.run(_until_told(body(output, *args, **kwargs)))
@@ -33,6 +33,8 @@ def common(body: Callable[Concatenate[Output, P], Coroutine[None, None, Exit]]) 
             from starter.failures import explain  # imports what --help must not
 
             if output.debug:
+                import traceback
+
                 traceback.print_exception(error)
             complaint = explain(error)
             output.error(complaint.exit_code, complaint.message, complaint.hint, complaint.problems)
@@ -44,6 +46,8 @@ def common(body: Callable[Concatenate[Output, P], Coroutine[None, None, Exit]]) 
 
 async def _until_told(body: Coroutine[None, None, Exit]) -> Exit:
     """Let SIGTERM do what Ctrl-C does: cancel the body, which tidies up and says how it ended."""
+    import asyncio
+
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()

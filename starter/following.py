@@ -175,7 +175,7 @@ async def how_it_ended(handle: RunHandle, seen: Snapshot) -> Ending:
         if isinstance(cause, ApplicationError):
             return Ending(ENDED_BY.get(cause.type or "", Exit.UNEXPECTED), cause.message, status)
         return Ending(Exit.UNEXPECTED, f"the run ended as {seen.status.name.lower()}: {cause}", status)
-    return Ending(Exit.DONE, "completed", result)
+    return Ending(Exit.DONE, f"completed: {result.rows:,} rows moved and verified", result)
 
 
 def started(seen: Snapshot) -> Ending | None:

@@ -139,6 +139,8 @@ class Lines:
         self._last = ""
         self._tenth = -1
         self._meter = Meter()
+        self._verifying = False
+        self._goal = 0
 
     def __enter__(self) -> "Lines":
         return self
@@ -152,16 +154,19 @@ class Lines:
             self._change("starting" if seen.answered else "no worker answers yet", "")
             return
         status = seen.progress.status
-        rows = sum(seen.rows_of(mapping.number) for mapping in seen.progress.mappings)
-        self._meter.see(seen.at, rows)
-        tenth = 10 * self._meter.rows // max(status.estimated_rows, 1)
+        copied = sum(seen.rows_of(mapping.number) for mapping in seen.progress.mappings)
+        verifying = status.step == "verify"
+        if verifying and not self._verifying:
+            self._meter, self._tenth, self._goal = Meter(), 0, copied
+        self._verifying = verifying
+        self._meter.see(seen.at, seen.progress.verified_rows + seen.verifying if verifying else copied)
+        tenth = 10 * self._meter.rows // max(self._goal if verifying else status.estimated_rows, 1)
         # A mapping's copy and its index builds alternate quickly: a line for each would say nothing.
         step = "" if status.step in {"build", "sequences"} else status.step
         words = [seen.state, f"phase {status.phase}" if status.phase else "", step, status.waiting_for]
         rate = f"  {self._meter.rate:,.0f} rows/s" if self._meter.rate and status.state == "running" else ""
-        self._change(
-            " · ".join(word for word in words if word), f"{self._meter.rows:>14,} rows{rate}", force=tenth > self._tenth
-        )
+        numbers = f"{self._meter.rows:>14,} rows{' verified' if verifying else ''}{rate}"
+        self._change(" · ".join(word for word in words if word), numbers, force=tenth > self._tenth)
         self._tenth = max(tenth, self._tenth)
 
     def _change(self, what: str, numbers: str, *, force: bool = False) -> None:

@@ -1,6 +1,5 @@
 """A verdict on the terminal: its checks as a table, its findings one by one."""
 
-from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
@@ -8,29 +7,22 @@ from rich.text import Text
 
 from knarr.errors import KnarrError
 from knarr.postgres.session import connect
-from knarr.settings import Connections, Settings
+from knarr.settings import Settings
 from knarr.verify.models import CheckSummary, Finding, Verdict
+from knarr.verify.results import latest_verdict
+from starter.aliases import load_connections
 from starter.output import Output
 
 if TYPE_CHECKING:
     from activities.models import VerdictSummary
 
 FINDINGS_SHOWN: Final = 10
-KINDS: Final[dict[str, str]] = {
-    "parity": "every row",
-    "integrity": "integrity",
-    "rule": "rule",
-    "cross": "both databases",
-    "downstream": "downstream",
-}
 
 
 async def stored_verdict(settings: Settings, run_id: str, target: str) -> Verdict | None:
     """The run's last verdict as the target keeps it; None when this machine can't reach the target or there is none."""
-    from knarr.verify.results import latest_verdict
-
     try:
-        dsn = Connections.load(settings).resolve(target)
+        dsn = load_connections(settings).resolve(target)
         connection = await connect(dsn, application_name="knarr watch", read_only=True)
     except KnarrError:
         return None  # a machine that only talks to Temporal; the summary in the workflow stands in
@@ -65,31 +57,33 @@ def show_verdict(output: Output, verdict: Verdict | None, summary: "VerdictSumma
 
 
 def table_of(verdict: Verdict) -> Table:
-    """One line a mapping and kind of check; rules of one mapping share a line."""
+    """A line a mapping with all that was checked of it, then a line for each check across both databases."""
     mark = Text("PASSED ✓", style="bold green") if verdict.passed else Text("DIFFERS ✗", style="bold red")
-    table = Table(title=Text.assemble("verdict: ", mark), title_justify="left", pad_edge=False)
-    table.add_column("check")
-    table.add_column("of")
-    for column in ("source rows", "target rows", "findings"):
+    table = Table(title=Text.assemble("verdict: ", mark), title_justify="left")
+    table.add_column("checked")
+    for column in ("source rows", "target rows"):
         table.add_column(column, justify="right")
-    table.add_column("outcome")
-    for (kind, name), checks in groupby(verdict.checks, key=_line):
-        group = list(checks)
+    for column in ("every row", "integrity", "rules"):
+        table.add_column(column)
+    table.add_column("findings", justify="right")
+    for number in dict.fromkeys(check.mapping for check in verdict.checks if check.mapping >= 0):
+        own = [check for check in verdict.checks if check.mapping == number]
+        parity = [check for check in own if check.kind == "parity"]
+        others = [check for check in own if check.kind in {"integrity", "rule"}]
         table.add_row(
-            KINDS.get(kind, kind),
-            name,
-            _rows(group[0].source_rows) if kind == "parity" else "",
-            _rows(group[0].target_rows) if kind == "parity" else "",
-            f"{sum(check.findings_total for check in group):,}",
-            _outcome(group),
+            next((check.name for check in [*parity, *others] if check.kind != "rule"), f"mapping {number}"),
+            _rows(parity[0].source_rows) if parity else "?",
+            _rows(parity[0].target_rows) if parity else "?",
+            _outcome(parity),
+            _outcome([check for check in others if check.kind == "integrity"]),
+            _outcome([check for check in others if check.kind == "rule"]),
+            f"{sum(check.findings_total for check in own):,}",
         )
+    table.add_section()
+    for check in verdict.checks:
+        if check.mapping < 0:
+            table.add_row(check.name, "", "", _outcome([check]), "", "", f"{check.findings_total:,}")
     return table
-
-
-def _line(check: CheckSummary) -> tuple[str, str]:
-    if check.kind == "rule" and check.findings:
-        return check.kind, f"{check.findings[0].mapping}: {check.name}"
-    return check.kind, check.name
 
 
 def _rows(rows: int | None) -> str:
@@ -97,8 +91,17 @@ def _rows(rows: int | None) -> str:
 
 
 def _outcome(checks: list[CheckSummary]) -> Text:
-    worst = max(("passed", "failed", "could not run").index(check.outcome) for check in checks)
-    return [Text("passed", style="green"), Text("differs", style="red"), Text("could not run", style="red")][worst]
+    """All of a kind of check in one word, and how many there were if there were several."""
+    if not checks:
+        return Text("")
+    count = f" {len(checks)}" if len(checks) > 1 else ""
+    outcomes = [check.outcome for check in checks]
+    if "could not run" in outcomes:
+        return Text(f"✗{count} could not run", style="red")
+    if "failed" in outcomes:
+        failed = f" {outcomes.count('failed')} of {len(checks)}" if len(checks) > 1 else ""
+        return Text(f"✗{failed} differs", style="red")
+    return Text(f"✓{count}", style="green")
 
 
 def told(finding: Finding) -> str:

@@ -26,6 +26,7 @@ async def watch(
     goodbye: str,
     failed: "asyncio.Future[None] | None" = None,
     enough: Enough | None = None,
+    hints: bool = True,
 ) -> Exit:
     """Follow a run, then print how it ended, its verdict and what to look at next.
 
@@ -37,7 +38,7 @@ async def watch(
     Raises:
         KnarrError: `failed` did.
     """
-    following = asyncio.create_task(_follow(output, service, handle, enough or _until_somebody_is_needed(output)))
+    following = asyncio.create_task(follow(output, service, handle, enough or _until_somebody_is_needed(output)))
     either: set[asyncio.Task[Ending] | asyncio.Future[None]] = {following} | ({failed} if failed else set())
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -50,7 +51,7 @@ async def watch(
         await _let_go(following)
         failed.result()
     ending = following.result()
-    await conclude(output, settings, service, handle.id, ending)
+    await conclude(output, settings, service, handle.id, ending, hints=hints)
     return ending.exit_code
 
 
@@ -59,7 +60,8 @@ async def _let_go(following: "asyncio.Task[Ending]") -> None:
     await asyncio.wait({following})
 
 
-async def _follow(output: Output, service: Service, handle: RunHandle, enough: Enough) -> Ending:
+async def follow(output: Output, service: Service, handle: RunHandle, enough: Enough) -> Ending:
+    """Show a run until `enough` says so or it has ended; says nothing about the end."""
     display = Screen(output.err, service.link(handle.id)) if output.err.is_terminal else Lines(output.say)
     with display:
         async for seen in snapshots(service.client, handle):
@@ -80,16 +82,18 @@ def _until_somebody_is_needed(output: Output) -> Enough:
     return enough
 
 
-async def conclude(output: Output, settings: Settings, service: Service, run_id: str, ending: Ending) -> None:
-    """Print how a run ended: the message, the verdict as a table, the way to the report and to the Web UI."""
+async def conclude(
+    output: Output, settings: Settings, service: Service, run_id: str, ending: Ending, *, hints: bool = True
+) -> None:
+    """Print how a run ended: the verdict as a table, the message, and what to look at next if `hints`."""
     summary = ending.status.verdict if ending.status else None
     verdict = await stored_verdict(settings, run_id, ending.status.target) if ending.status and summary else None
     show_verdict(output, verdict, summary)
     output.result(f"\n{ending.message}")
     link = service.link(run_id)
-    output.result(f"\nreport:  knarr report {run_id}\naudit:   knarr audit {run_id}")
-    if link:
-        output.result(f"Web UI:  {link}")
+    if hints:
+        output.result(f"\nreport:  knarr report {run_id}\naudit:   knarr audit {run_id}")
+        output.result(f"Web UI:  {link}" if link else "")
     body: dict[str, JsonValue] = {
         "run_id": run_id,
         "exit_code": int(ending.exit_code),

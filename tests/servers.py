@@ -1,8 +1,11 @@
 """Real servers for the tests, in folders that the service account can reach and that go when the tests end."""
 
+import contextlib
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -39,9 +42,19 @@ def stop_cluster(cluster: Cluster) -> None:
     cluster.state_dir.parent.rmdir()
 
 
-def start_temporal(*, persistent: bool = False, ui: bool = False) -> TemporalServer:
-    """A Temporal server for tests, on ports of its own; `stop_temporal` takes all of it away."""
-    return TemporalServer.start(new_folder() / "temporal", persistent=persistent, ui=ui, port=None, ui_port=None)
+def start_temporal(
+    *, persistent: bool = False, ui: bool = False, history_suggested: int | None = None
+) -> TemporalServer:
+    """A Temporal server for tests, on ports of its own; `stop_temporal` takes all of it away.
+
+    Args:
+        persistent: keeps its state in a file.
+        ui: serves the Web UI.
+        history_suggested: events after which it suggests to continue as new; its default is 4,096.
+    """
+    suggested = {"limit.historyCount.suggestContinueAsNew": str(history_suggested)} if history_suggested else None
+    folder = new_folder() / "temporal"
+    return TemporalServer.start(folder, persistent=persistent, ui=ui, dynamic_config=suggested, port=None, ui_port=None)
 
 
 def stop_temporal(server: TemporalServer) -> None:
@@ -56,3 +69,20 @@ def wait_until_gone(pid: int, seconds: float = 15) -> None:
     while command_line(pid):
         assert time.monotonic() < deadline, f"pid {pid} is still there: {command_line(pid)}"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def python(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that runs `script`; killed when the block ends, however it ends."""
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """The next line that a process of `python` prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from knarr.audit.canonical import canonical_json
 from knarr.telemetry.scrub import scrub_value
@@ -59,7 +59,7 @@ class AuditEntry(_Frozen):
     run_id: str
     position: int
     key: str = Field(description="what makes appending idempotent: a retried activity uses the same key")
-    at: datetime
+    at: AwareDatetime
     kind: str
     body: str
     previous: Digest
@@ -107,7 +107,7 @@ async def read(connection: "Connection[Record]", run_id: str) -> list[AuditEntry
             run_id=row["run_id"],
             position=row["position"],
             key=row["entry_key"],
-            at=row["at"],
+            at=row["at"] if row["at"].tzinfo else row["at"].replace(tzinfo=UTC),  # asyncpg's infinity has no zone
             kind=row["kind"],
             body=row["body"],
             previous=row["previous"].hex(),
@@ -125,11 +125,10 @@ async def read_head(connection: "Connection[Record]", run_id: str) -> AuditHead 
 
 def compute_digest(entry: AuditEntry, *, position: int | None = None) -> str:
     """The digest that an entry must have, from its own words; `position` asks what it would be elsewhere."""
-    at = entry.at if entry.at.tzinfo else entry.at.replace(tzinfo=UTC)
     fields = (
         entry.run_id,
         str(entry.position if position is None else position),
-        str((at - _EPOCH) // _MICROSECOND),
+        str((entry.at - _EPOCH) // _MICROSECOND),
         entry.kind,
         entry.key,
         entry.body,

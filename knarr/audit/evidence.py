@@ -19,6 +19,12 @@ def doubts_about(data: ReportData) -> list[str]:
     """Every reason why this report's evidence can't be relied on; empty when there is none."""
     doubts = [f"audit trail, entry {fault.position}: {fault.message}" for fault in data.trail.faults]
     witnessed = _verdict_digests(data)
+    started = [body_of(entry.body).get("plan_hash") for entry in data.trail.entries if entry.kind == "run started"]
+    doubts.extend(
+        f"the run's plan is {data.run.plan_hash}, the audit trail says that it was started with {plan_hash}"
+        for plan_hash in started
+        if plan_hash not in (None, data.run.plan_hash)
+    )
     gone = sorted(witnessed - {verdict.digest for verdict in data.verdicts})
     doubts.extend(f"the audit trail holds a verdict with the digest {digest} that is not stored" for digest in gone)
     for verdict in data.verdicts:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from knarr.audit import chain
 from knarr.audit.evidence import doubts_about
@@ -23,6 +23,8 @@ from knarr.audit.facts import (
 )
 from knarr.audit.sentence import conclude
 from knarr.errors import PlanError
+from knarr.plan.load import canonical_json, digest_of
+from knarr.plan.models import Plan
 from knarr.telemetry.scrub import scrub_value
 
 if TYPE_CHECKING:
@@ -93,7 +95,8 @@ async def gather(
         object_rows = await connection.fetch(OBJECTS, run_id)
         entries = await chain.read(connection, run_id)
         head = await chain.read_head(connection, run_id)
-    plan = _document(scrub_value(_document(run_row["plan"])))
+    written = _document(run_row["plan"])
+    plan = _document(scrub_value(written))
     survey = _document(run_row["survey"])
     data = ReportData(
         generated_at=datetime.now(UTC),
@@ -124,7 +127,18 @@ async def gather(
             faults=chain.check_chain(entries, head, witnesses),
         ),
     )
-    return conclude(data.model_copy(update={"doubts": doubts_about(data)}))
+    doubts = [*doubts_about(data), *_doubts_about_plan(written, run_row["plan_hash"])]
+    return conclude(data.model_copy(update={"doubts": doubts}))
+
+
+def _doubts_about_plan(written: dict[str, JsonValue], plan_hash: str) -> list[str]:
+    try:
+        computed = digest_of(canonical_json(Plan.model_validate_json(json.dumps(written))))
+    except ValidationError as error:
+        return [f"the stored plan is no plan that this version knows ({error.error_count()} errors)"]
+    if computed == plan_hash:
+        return []
+    return [f"the stored plan gives the hash {computed}, the run was started with {plan_hash}"]
 
 
 def _document(value: object) -> dict[str, JsonValue]:

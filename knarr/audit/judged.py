@@ -67,11 +67,12 @@ def total(counts: Sequence[int | None]) -> int | None:
 
 
 def _checksum(checksums: Sequence[str | None]) -> str | None:
-    # Checksums of partitions are sums of row hashes, so they add up; one that is no number can only stand alone.
+    # A checksum is one or more sums of row hashes, first/second, so partitions add up; anything else stands alone.
     known = [checksum for checksum in checksums if checksum is not None]
     if len(known) <= 1:
         return known[0] if known else None
     try:
-        return str(sum(int(checksum) for checksum in known))
+        columns = zip(*([int(part) for part in checksum.split("/")] for checksum in known), strict=True)
+        return "/".join(str(sum(column)) for column in columns)
     except ValueError:
         return None

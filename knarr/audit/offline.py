@@ -2,10 +2,9 @@
 
     python -m knarr.audit.offline report.json [--witness POSITION:DIGEST ...]     (or: python offline.py report.json)
 
-Recomputes the report's own digest, the audit trail's chain of SHA-256 digests, every verdict's digest and the digests
-of the results behind it. Ends with 0 when all hold and with 1 when one does not. A witness is a head of the chain that
-you have from elsewhere (Temporal's history, your own notes), its digest whole or its first 12 characters or more: only
-a witness can show that the whole trail was written anew.
+Recomputes the report's own digest, the audit trail's chain, every verdict's digest and those of the results behind it.
+Ends with 0 when all hold and with 1 when one does not. A witness is a head of the chain that you have from elsewhere
+(Temporal's history, your notes), whole or its first 12 characters: only it shows that a whole trail was written anew.
 """
 
 import argparse
@@ -17,12 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE = ("phase", "round", "kind", "name", "mapping")
-
-
-def digest_of(value: Any) -> str:
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def canonical(value: Any) -> bytes:
@@ -31,11 +25,14 @@ def canonical(value: Any) -> bytes:
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match.group()):04x}", text).encode()
 
 
+def digest_of(value: Any) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
 def check_document(raw: bytes, report: dict[str, Any]) -> list[str]:
     """The file must be canonical to the byte, and its digest that of all the rest of it."""
-    faults = []
-    if canonical(report) + b"\n" != raw:
-        faults.append("the file is not canonical JSON as Knarr writes it: bytes were changed")
+    whole = canonical(report) + b"\n" == raw
+    faults = [] if whole else ["the file is not canonical JSON as Knarr writes it: bytes were changed"]
     computed = digest_of({key: value for key, value in report.items() if key != "digest"})
     if report.get("digest") != computed:
         faults.append(f"the report says digest {report.get('digest')}, its content gives {computed}")
@@ -51,7 +48,7 @@ def check_chain(report: dict[str, Any], witnesses: list[tuple[int, str]]) -> lis
             faults.append(f"entry {expected}: found entry {entry['position']} of run {entry['run_id']!r}")
         if entry["previous"] != previous:
             faults.append(f"entry {expected}: follows {entry['previous']}, the entry before it is {previous}")
-        at = (datetime.fromisoformat(entry["at"]) - EPOCH) // timedelta(microseconds=1)
+        at = (datetime.fromisoformat(entry["at"]) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
         words = (entry["run_id"], str(entry["position"]), str(at), entry["kind"], entry["key"], entry["body"])
         computed = hashlib.sha256(bytes.fromhex(entry["previous"]) + "\x1f".join(words).encode()).hexdigest()
         if entry["digest"] != computed:
@@ -98,10 +95,9 @@ def check(raw: bytes, witnesses: list[tuple[int, str]]) -> list[str]:
 
 
 def witness(text: str) -> tuple[int, str]:
-    position, _, digest = text.partition(":")
-    if not position.isdigit() or not re.fullmatch("[0-9a-f]{12,64}", digest):
+    if not (match := re.fullmatch("([0-9]+):([0-9a-f]{12,64})", text)):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected POSITION:DIGEST with 12 to 64 hexadecimal digits")
-    return int(position), digest
+    return int(match[1]), match[2]
 
 
 def main() -> int:
@@ -110,14 +106,14 @@ def main() -> int:
     parser.add_argument("--witness", type=witness, action="append", default=[], metavar="POSITION:DIGEST")
     arguments = parser.parse_args()
     raw = arguments.report.read_bytes()
-    if faults := check(raw, arguments.witness):
-        sys.stdout.writelines(f"✗ {fault}\n" for fault in faults)
-        return 1
-    report = json.loads(raw)
-    head = "{position}:{digest}".format(**report["trail"]["head"])
-    kept = "" if arguments.witness else "\n  no witness given: hold the head against the one in Temporal's history"
-    sys.stdout.write(f"✓ {report['headline']}\n✓ chain, verdicts and report are whole\n  head {head}{kept}\n")
-    return 0
+    faults = check(raw, arguments.witness)
+    lines = [f"✗ {fault}" for fault in faults]
+    if not faults:
+        report = json.loads(raw)
+        lines = [f"✓ {report['headline']}", f"✓ chain, verdicts and report are whole; head {report['trail']['head']}"]
+        lines += [] if arguments.witness else ["  no witness given: hold it against the head in Temporal's history"]
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -7,15 +7,24 @@ from typing import Final
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import JsonValue
 
 from knarr.audit import charts, shown, story
 from knarr.audit.canonical import canonical_json, digest_of
 from knarr.audit.facts import CheckFacts, Facts, FindingFacts, MappingFacts, ReportData
 from knarr.audit.judged import judged_checks
 from knarr.errors import PlanError
+from knarr.plan.models import Column, CrossCheck, Mapping, Phase, Plan
 from knarr.telemetry.scrub import scrub
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
+_PLAN_ORDER: Final = {
+    field.alias or name: place
+    for place, (name, field) in enumerate(
+        pair for model in (Plan, Mapping, Column, CrossCheck, Phase) for pair in model.model_fields.items()
+    )
+}
+
 FINDINGS_SHOWN: Final = 200
 EVENTS_SHOWN: Final = 400
 OBJECTS_SHOWN: Final = 400
@@ -44,7 +53,8 @@ def render_report(data: ReportData) -> str:
 
     Names and values from databases are escaped, and characters that would act on the page are written out.
     """
-    told = story.events(data)
+    # Objects one by one are in the JSON report; the steps that made or dropped them say how many they were.
+    told = [event for event in story.events(data) if event.kind != "objects"]
     checks = judged_checks(data)
     findings = [(check, finding) for check in checks for finding in check.findings]
     environment = Environment(
@@ -80,7 +90,7 @@ def render_report(data: ReportData) -> str:
         statements=sorted((check for check in checks if check.sql), key=_closest_to_people),
         objects=data.objects[:OBJECTS_SHOWN],
         objects_total=len(data.objects),
-        plan_yaml=yaml.safe_dump(data.plan, sort_keys=False, allow_unicode=True, width=110),
+        plan_yaml=yaml.safe_dump(_as_written(data.plan), sort_keys=False, allow_unicode=True, width=110),
         report_digest=digest_of(data.model_dump(mode="json")),
         finding_key=finding_key,
     )
@@ -109,6 +119,16 @@ def load_report(text: str) -> ReportData:
         return ReportData.model_validate(document)
     except ValueError as error:
         raise PlanError(f"not a Knarr report: {error}", hint="give the .json file that `knarr report` wrote") from error
+
+
+def _as_written(value: JsonValue) -> JsonValue:
+    """A plan's keys in the order in which people write them; JSON keeps them sorted."""
+    if isinstance(value, list):
+        return [_as_written(each) for each in value]
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (_PLAN_ORDER.get(key, len(_PLAN_ORDER)), key))
+        return {key: _as_written(value[key]) for key in keys}
+    return value
 
 
 def mapping_lines(data: ReportData) -> list[MappingLine]:

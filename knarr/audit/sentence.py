@@ -103,19 +103,20 @@ def _left(data: ReportData) -> list[str]:
 
 
 def _first(check: CheckFacts, data: ReportData) -> str:
-    where = data.mapping_name(check.mapping)
-    if check.findings:
-        finding = check.findings[0]
-        key = ", ".join(f"{column} = {value}" for column, value in finding.key.items())
-        parts = (f"in {where}" if where else "", f"({key})" if key else "", _column(finding.column))
-        place = " ".join(part for part in parts if part)
-        values = f": expected {finding.expected}, found {finding.found}" if finding.column else ""
-        return f"The first one is {finding.kind or 'a difference'} {place}{values}.".replace("  ", " ")
-    return f"{check.kind} check {check.name!r} {check.outcome}: {check.message or 'no message'}"
-
-
-def _column(column: str | None) -> str:
-    return f"column {column}" if column else ""
+    if not check.findings:
+        return f"The {check.kind} check {check.name!r} {check.outcome}: {check.message or 'it says no more'}"
+    finding = check.findings[0]
+    key = ", ".join(f"{column} = {'NULL' if value is None else value}" for column, value in finding.key.items())
+    parts = (
+        finding.mapping or data.mapping_name(check.mapping) or check.name,
+        key,
+        f"column {finding.column}" if finding.column else "",
+    )
+    place = ", ".join(part for part in parts if part)
+    if finding.expected is None and finding.found is None:
+        return f"The first one is at {place}: {finding.kind}."
+    expected, found = ("NULL" if value is None else value for value in (finding.expected, finding.found))
+    return f"The first one is at {place}: expected {expected}, found {found}."
 
 
 def _failed(data: ReportData) -> list[CheckFacts]:

@@ -5,6 +5,7 @@ Bodies of entries are free; the words that are understood here (all optional) ar
 understood is shown as it stands.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -21,6 +22,7 @@ _TOLD: Final = frozenset(
     {"step", "summary", "outcome", "seconds", "mapping", "phase", "message", "actor", "action", "reason", "answer"}
     | {"accepted", "state", "passed", "digest", "name", "epoch"}
 )
+_DIGEST: Final = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
 _OBJECT_VERBS: Final = ("create ", "drop ")
 
 
@@ -67,21 +69,28 @@ class Action(Facts):
 
 
 def events(data: ReportData) -> list[Event]:
-    """The story in order; stretches of partitions of one mapping are one event each."""
+    """The story in the order in which things ended.
+
+    All partitions of a mapping are one event, until something is taken back; so are objects made one after another.
+    """
     told: list[Event] = []
+    copies: list[AuditEntry] = []
     previous: datetime | None = None
     for bulk, group in groupby(data.trail.entries, key=_bulk):
         stretch = list(group)
         if bulk == "copy":
-            told.extend(_copies(stretch, data))
+            copies += stretch
         elif bulk:
             told.append(_objects(bulk, stretch, previous))
-        else:
-            for entry in stretch:
-                told.append(_event(entry, previous, data))
-                previous = entry.at
+        for entry in stretch if not bulk else ():
+            if entry.kind == "compensation":
+                told.extend(_copies(copies, data))
+                copies = []
+            told.append(_event(entry, previous, data))
+            previous = entry.at
         previous = stretch[-1].at
-    return told
+    told.extend(_copies(copies, data))
+    return sorted(told, key=lambda event: event.position)
 
 
 def copied(data: ReportData) -> dict[int, Copied]:
@@ -142,7 +151,7 @@ def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
         count = f"{len(part)} partition" + ("s" if len(part) != 1 else "")
         told.append(
             Event(
-                position=part[0].position,
+                position=part[-1].position,
                 started=min(_began(entry, body) for entry, body in zip(part, bodies, strict=True)),
                 ended=max(entry.at for entry in part),
                 kind="copy",
@@ -158,10 +167,10 @@ def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
 def _objects(verb: str, entries: Sequence[AuditEntry], previous: datetime | None) -> Event:
     names = [_word(body_of(entry.body).get("step")).removeprefix(f"{verb} ") for entry in entries]
     return Event(
-        position=entries[0].position,
+        position=entries[-1].position,
         started=min(previous or entries[0].at, entries[0].at),
         ended=entries[-1].at,
-        kind=entries[0].kind,
+        kind="objects",
         title=f"{verb} {len(names)} objects" if len(names) > 1 else f"{verb} {names[0]}",
         detail=", ".join(names) if len(names) > 1 else "",
         outcome="done",
@@ -221,8 +230,9 @@ def _since(entry: AuditEntry, previous: datetime | None) -> datetime:
 
 
 def _listed(rest: Mapping[str, JsonValue]) -> str:
-    shown = ((key, value if isinstance(value, str) else canonical_json(value)) for key, value in rest.items())
-    return ", ".join(f"{key} {value}" for key, value in shown)
+    words = (f"{key} {value if isinstance(value, str) else canonical_json(value)}" for key, value in rest.items())
+    # Digests are told by their beginning; whole they are in the JSON report.
+    return _DIGEST.sub(r"\1…", ", ".join(words))
 
 
 def _mapping(body: dict[str, JsonValue], data: ReportData) -> str:

@@ -8,7 +8,6 @@ with Cluster.start(Path(".knarr/source")) as cluster:
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,11 @@ from knarr.local.binaries import Binaries, find_postgres
 from knarr.local.errors import LocalServerError
 from knarr.local.folders import server_folder, stand_ins_of
 from knarr.local.initdb import SUPERUSER, make_data
-from knarr.local.lifeline import Lifeline, command_line, stop_leftover, tail
+from knarr.local.lifeline import Lifeline, tail
 from knarr.local.owner import FolderLock
 from knarr.local.ports import LOOPBACK, free_port
+from knarr.local.postmaster import stop_leftover_server, wait_until_ready
+from knarr.local.server_settings import server_settings
 
 PASSWORD_FILE: Final = "password"
 RestartMode = Literal["fast", "immediate", "kill"]
@@ -32,29 +33,10 @@ RESTART_SIGNALS: Final[Mapping[RestartMode, signal.Signals]] = {
     "kill": signal.SIGKILL,
 }
 
-# For a data tool on a laptop. wal_level=logical: what a live capture needs later must not ask for a restart.
-SETTINGS: Final[Mapping[str, str]] = {
-    "listen_addresses": LOOPBACK,
-    "unix_socket_directories": "",  # no socket, so no path to keep under its 104 bytes and no folder to sweep
-    "shared_buffers": "256MB",
-    "max_connections": "100",
-    "max_wal_size": "4GB",
-    "wal_level": "logical",
-    "max_wal_senders": "10",
-    "max_replication_slots": "10",
-    "logging_collector": "off",
-    "log_checkpoints": "off",
-}
-# For tests: a crash of the machine may lose the data. A crash of the server may not, for tests kill servers and count
-# rows after it; so synchronous_commit stays on (off was seen to lose what was committed just before a SIGKILL).
-NOT_DURABLE: Final[Mapping[str, str]] = {"fsync": "off", "full_page_writes": "off"}
-
 # Crash recovery replays up to max_wal_size before the server is ready.
 START_SECONDS: Final = 300.0
 # A fast shutdown writes a checkpoint of all of shared_buffers.
 STOP_SECONDS: Final = 60.0
-# A container gives 64 MB of shared memory by default; parallel queries and index builds need more, or fail.
-LITTLE_SHARED_MEMORY: Final = 512 << 20
 
 
 class Cluster:
@@ -109,15 +91,10 @@ class Cluster:
         try:
             data = server_folder(state_dir, account) / f"data-{binaries.major}"
             if data.exists():
-                _stop_leftover(data)
+                stop_leftover_server(data, STOP_SECONDS)
             else:
                 make_data(binaries, account, data, state_dir / PASSWORD_FILE, durable=durable)
-            wanted = {
-                **SETTINGS,
-                **({} if durable else NOT_DURABLE),
-                **_shared_memory(),
-                **(settings or {}),
-            }
+            wanted = {**server_settings(durable=durable), **(settings or {})}
             password = (state_dir / PASSWORD_FILE).read_text()
             cluster = cls(state_dir, binaries, account, data, password, wanted, lock)
             cluster._start_on(port)
@@ -239,7 +216,7 @@ class Cluster:
             self.port = port if port is not None else free_port()
             before = self.log.stat().st_size if self.log.exists() else 0
             lifeline = self._launch()
-            if _wait_until_ready(self.data, lifeline, deadline):
+            if wait_until_ready(self.data, lifeline, deadline):
                 self._lifeline = lifeline
                 return
             timed_out = lifeline.alive
@@ -313,43 +290,6 @@ def remove(state_dir: Path) -> None:
         places = [*stand_ins_of("data", state_dir), state_dir]
         for place in places:
             for data in place.glob("server/data-*"):
-                _stop_leftover(data)
+                stop_leftover_server(data, STOP_SECONDS)
             shutil.rmtree(place)
         lock.release()
-
-
-def _shared_memory() -> dict[str, str]:
-    if sys.platform == "linux" and shutil.disk_usage("/dev/shm").total < LITTLE_SHARED_MEMORY:
-        return {"dynamic_shared_memory_type": "mmap"}
-    return {}
-
-
-def _stop_leftover(data: Path) -> None:
-    """Stop a server that outlived its owner and its lifeline.
-
-    Not by `pg_ctl stop`: it signals the pid of postmaster.pid, whoever that is by now.
-    """
-    file = data / "postmaster.pid"
-    try:
-        pid = int(file.read_text().splitlines()[0])
-    except (FileNotFoundError, ValueError, IndexError):
-        return
-    if stop_leftover(pid, str(data), grace=STOP_SECONDS, stop=signal.SIGINT, last_resort=signal.SIGQUIT):
-        return
-    if command_line(pid):
-        # After a reboot the pid is another program's. If that runs as the same account, PostgreSQL takes it for a
-        # server and refuses to start; the lock that we hold says that there is none.
-        file.unlink(missing_ok=True)
-
-
-def _wait_until_ready(data: Path, lifeline: Lifeline, deadline: float) -> bool:
-    while time.monotonic() < deadline and lifeline.alive:
-        try:
-            lines = (data / "postmaster.pid").read_text().splitlines()
-        except OSError:
-            lines = []
-        # Line 1 is the pid, line 8 the state; a stale file says "ready" too, so the pid must be ours.
-        if len(lines) > 7 and lines[0].strip() == str(lifeline.server_pid) and lines[7].strip() == "ready":
-            return True
-        time.sleep(0.02)
-    return False

@@ -31,8 +31,8 @@ def main() -> None:
     server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=sys.stderr, cwd="/", **drop)
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
+    os.write(1, f"{server.pid}\n".encode())  # before the thread: a server that ends at once has had a pid too
     threading.Thread(target=lambda: os._exit(server.wait() & 0xFF), daemon=True).start()
-    os.write(1, f"{server.pid}\n".encode())
     while os.read(0, 1):
         pass
     server.send_signal(orders["stop"])

@@ -49,6 +49,7 @@ class TemporalServer:
         ui: bool,
         search_attributes: Mapping[str, AttributeType],
         namespace: str,
+        dynamic_config: Mapping[str, str],
         lock: FolderLock,
     ) -> None:
         self.state_dir = state_dir
@@ -60,6 +61,7 @@ class TemporalServer:
         self._persistent = persistent
         self._ui = ui
         self._search_attributes = search_attributes
+        self._dynamic_config = dynamic_config
         self._lock = lock
         self._lifeline: Lifeline | None = None
 
@@ -72,6 +74,7 @@ class TemporalServer:
         ui: bool = True,
         search_attributes: Mapping[str, AttributeType] = SEARCH_ATTRIBUTES,
         namespace: str = "default",
+        dynamic_config: Mapping[str, str] | None = None,
         port: int | None = DEFAULT_PORT,
         ui_port: int | None = DEFAULT_UI_PORT,
     ) -> "TemporalServer":
@@ -83,6 +86,7 @@ class TemporalServer:
             ui: serve the Web UI too.
             search_attributes: registered at the start, name to type.
             namespace: made at the start.
+            dynamic_config: the server's own settings by key, values as JSON.
             port: taken if it is free, else another; None for any.
             ui_port: likewise.
 
@@ -92,7 +96,7 @@ class TemporalServer:
         state_dir = state_dir.resolve()
         state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         lock = FolderLock.take(state_dir, "The Temporal server of")
-        server = cls(state_dir, persistent, ui, search_attributes, namespace, lock)
+        server = cls(state_dir, persistent, ui, search_attributes, namespace, dynamic_config or {}, lock)
         try:
             server._stop_leftover()
             server._start_on(port, ui_port)
@@ -190,6 +194,8 @@ class TemporalServer:
         command += ["--ui-port", str(ui_port), "--ui-disable-news-fetch"] if self._ui else ["--headless"]
         for name, kind in self._search_attributes.items():
             command += ["--search-attribute", f"{name}={kind}"]
+        for key, value in self._dynamic_config.items():
+            command += ["--dynamic-config-value", f"{key}={value}"]
         if self._persistent:
             command += ["--db-filename", str(self._database)]
         start = self.log.stat().st_size if self.log.exists() else 0

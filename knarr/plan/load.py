@@ -49,16 +49,18 @@ def parse_plan(text: str, path: Path) -> LoadedPlan:
     if not document.readable:
         raise _problems(faults, document, text, path)
     plan: Plan | None = None
+    uncounted = 0
     try:
         # Only the names that a plan has in YAML: `from`, not `expression`.
         plan = Plan.model_validate(document.data, context=FROM_YAML, by_alias=True, by_name=False)
         draft = Draft.of(plan)
     except ValidationError as error:
-        faults += wrong_types.faults(error, document)
+        wrong, uncounted = wrong_types.faults(error, document)
+        faults += wrong
         draft = salvage(document.data)
     faults += rules.check(draft)
     if faults or plan is None:
-        raise _problems(faults, document, text, path)
+        raise _problems(faults, document, text, path, uncounted)
     canonical = canonical_json(plan)
     return LoadedPlan(plan=plan, canonical=canonical, digest=digest_of(canonical), path=path)
 
@@ -108,12 +110,12 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def _problems(faults: Iterable[Fault], document: Document, text: str, path: Path) -> PlanProblems:
+def _problems(faults: Iterable[Fault], document: Document, text: str, path: Path, uncounted: int = 0) -> PlanProblems:
     placed = sorted(((_place(fault, document), fault) for fault in faults), key=lambda pair: _order(*pair))
     lines = text.split("\n")
     problems: list[Problem] = []
-    for place, fault in placed:
-        near = nearest(fault.name, fault.candidates) if fault.name is not None and len(problems) < SHOWN else None
+    for place, fault in placed[:SHOWN]:
+        near = nearest(fault.name, fault.candidates) if fault.name is not None else None
         expected, hint = fault.expected, fault.hint
         if near is not None:
             # The name that was meant says more than the list of all that could have been.
@@ -131,7 +133,7 @@ def _problems(faults: Iterable[Fault], document: Document, text: str, path: Path
                 hint=hint,
             )
         )
-    return PlanProblems(problems)
+    return PlanProblems(problems, total=len(placed) + uncounted)
 
 
 def _cut_by_yaml(line: str) -> str:

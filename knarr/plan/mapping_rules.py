@@ -21,6 +21,17 @@ def reserved(schema: str) -> bool:
     return schema in ("knarr", "information_schema") or schema.startswith("pg_")
 
 
+def reserved_schema(path: YamlPath, schema: str) -> Fault:
+    """A schema in which nothing of a plan may be."""
+    owner = "Knarr" if schema == "knarr" else "PostgreSQL"
+    return Fault(path, f"the schema {quoted(schema)}", f"another one: it belongs to {owner}")
+
+
+def count(columns: Sequence[str]) -> str:
+    """How many columns, for people: 1 column, 2 columns."""
+    return f"{len(columns)} column{'' if len(columns) == 1 else 's'}"
+
+
 def check(number: int, mapping: Mapping, *, whole: bool) -> Iterator[Fault]:
     """What is wrong with mapping `number`; not `whole`: broken parts were taken out, so nothing may be missed."""
     path: YamlPath = ("mappings", number)
@@ -36,9 +47,9 @@ def check(number: int, mapping: Mapping, *, whole: bool) -> Iterator[Fault]:
                 yield Fault((*path, field), found, "only target, source, mode and except", _MEANT)
         return
     if mapping.except_:
-        yield Fault((*path, "except"), "except with a single table", "it only with a source that is schema.*")
+        yield Fault((*path, "except"), "except beside a single table", "except only beside source: schema.*")
     if whole and mapping.columns is not None and not mapping.key:
-        expected = "target column: expression of what tells rows apart, since the mapping gives columns"
+        expected = "one, such as {id: c.id}, since the mapping gives columns"
         yield Fault((*path, "key"), "no key", expected, absent=True)
     if whole:
         yield from _key_twice(path, mapping)
@@ -58,8 +69,7 @@ def _schemas(path: YamlPath, mapping: Mapping) -> Iterator[Fault]:
     source = mapping.source_name
     for part, schema in (("source", source.schema_name), ("target", mapping.target_schema)):
         if reserved(schema):
-            owner = "Knarr" if schema == "knarr" else "PostgreSQL"
-            yield Fault((*path, part), f"the schema {quoted(schema)}", f"another one: it belongs to {owner}")
+            yield reserved_schema((*path, part), schema)
     if source.whole_schema and mapping.target_table is not None:
         expected = "schema.*, since the source is a whole schema"
         yield Fault((*path, "target"), quoted(mapping.target), expected)
@@ -113,9 +123,12 @@ def _names(path: YamlPath, mapping: Mapping) -> Iterator[Fault]:
     lists += [(("transform", "columns"), transformed or [])]
     columns = mapping.all_columns()
     for below, names in lists:
+        seen: set[str] = set()
         for i, name in enumerate(names):
             where = (*path, *below, i)
-            if name in names[:i]:
+            again = name in seen
+            seen.add(name)
+            if again:
                 yield Fault(where, f"{quoted(name)} again", "each column once")
             elif columns is not None and name not in columns and not name.startswith("("):
                 yield unknown_column(where, name, mapping)
@@ -124,8 +137,8 @@ def _names(path: YamlPath, mapping: Mapping) -> Iterator[Fault]:
     for i, key in enumerate(mapping.foreign_keys):
         referenced = key.reference.columns
         if referenced and len(referenced) != len(key.columns):
-            found = f"{len(referenced)} columns in {quoted(key.references)}"
-            yield Fault((*path, "foreign_keys", i, "references"), found, f"{len(key.columns)}, as many as in columns")
+            found = f"{count(referenced)} in {quoted(key.references)}"
+            yield Fault((*path, "foreign_keys", i, "references"), found, f"{len(key.columns)}, as many as refer to it")
 
 
 def unknown_column(where: YamlPath, name: str, mapping: Mapping) -> Fault:

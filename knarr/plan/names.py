@@ -5,6 +5,7 @@ that are keys of the YAML file need no quotes; they are taken as they are.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from pydantic import Field
@@ -14,6 +15,8 @@ from knarr.plan.resolved import Frozen, TableName
 
 # PostgreSQL cuts longer names after 63 bytes with a notice, so that two names can silently become one.
 LONGEST_NAME: Final = 63
+# A foreign key to 32 columns, PostgreSQL's most, has no more than 4,300 characters.
+_LONGEST_TEXT: Final = 5_000
 
 _NAME: Final = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"]|"")+")'
 _SOURCE: Final = re.compile(rf"({_NAME})\s*\.\s*(?:(\*)|({_NAME})(?:\s+(?:(?i:as)\s+)?({_NAME}))?)")
@@ -21,6 +24,7 @@ _REFERENCE: Final = re.compile(rf"({_NAME})\s*\.\s*({_NAME})\s*(?:\(\s*({_NAME}(
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 
 _SOURCE_EXPECTED: Final = "schema.table, schema.table alias, or schema.* for a whole schema"
+_TARGET_EXPECTED: Final = "schema.table, or schema.* with a source that is a whole schema"
 _TABLE_EXPECTED: Final = "schema.table"
 _REFERENCE_EXPECTED: Final = "schema.table or schema.table(column, ...)"
 
@@ -50,15 +54,14 @@ class Reference(Frozen):
     columns: list[str]
 
 
+@lru_cache(maxsize=4096)
 def parse_source(text: str) -> SourceName:
     """Read `schema.table`, `schema.table alias`, `schema.table AS alias` or `schema.*`.
 
     Raises:
         Refusal: it is none of these, or a name in it can't be one of PostgreSQL's.
     """
-    match = _SOURCE.fullmatch(text.strip())
-    if match is None:
-        raise Refusal(quoted(text), _SOURCE_EXPECTED)
+    match = _read(_SOURCE, text, _SOURCE_EXPECTED)
     schema = _unquoted(match[1])
     if match[2]:
         return SourceName(schema_name=schema, table=None, alias="")
@@ -66,26 +69,27 @@ def parse_source(text: str) -> SourceName:
     return SourceName(schema_name=schema, table=table, alias=_unquoted(match[4]) if match[4] else table)
 
 
+@lru_cache(maxsize=4096)
 def parse_target(text: str) -> SourceName:
     """Read `schema.table` or `schema.*`; a target has no alias of its own.
 
     Raises:
         Refusal: it is neither, or a name in it can't be one of PostgreSQL's.
     """
-    match = _SOURCE.fullmatch(text.strip())
-    if match is None or match[4]:
-        raise Refusal(quoted(text), "schema.table, or schema.* with a source that is a whole schema")
+    if _read(_SOURCE, text, _TARGET_EXPECTED)[4]:
+        raise Refusal(quoted(text), _TARGET_EXPECTED)
     return parse_source(text)
 
 
+@lru_cache(maxsize=4096)
 def parse_table(text: str) -> TableName:
     """Read `schema.table`, with or without quotes.
 
     Raises:
         Refusal: it is not a table with its schema, or a name in it can't be one of PostgreSQL's.
     """
-    match = _REFERENCE.fullmatch(text.strip())
-    if match is None or match[3]:
+    match = _read(_REFERENCE, text, _TABLE_EXPECTED)
+    if match[3]:
         raise Refusal(quoted(text), _TABLE_EXPECTED)
     return TableName(schema_name=_unquoted(match[1]), name=_unquoted(match[2]))
 
@@ -96,9 +100,7 @@ def parse_reference(text: str) -> Reference:
     Raises:
         Refusal: it is neither, or a name in it can't be one of PostgreSQL's.
     """
-    match = _REFERENCE.fullmatch(text.strip())
-    if match is None:
-        raise Refusal(quoted(text), _REFERENCE_EXPECTED)
+    match = _read(_REFERENCE, text, _REFERENCE_EXPECTED)
     table = TableName(schema_name=_unquoted(match[1]), name=_unquoted(match[2]))
     return Reference(table=table, columns=[_unquoted(name) for name in re.findall(_NAME, match[3] or "")])
 
@@ -138,6 +140,13 @@ def check_key(name: str) -> None:
     check_name(name)
     if len(name) > 1 and name[0] == name[-1] == '"':
         raise Refusal(quoted(name), "the name without SQL's quotes: here it is taken as it is", f"Write {name[1:-1]}.")
+
+
+def _read(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
+    match = pattern.fullmatch(text.strip()) if len(text) <= _LONGEST_TEXT else None
+    if match is None:
+        raise Refusal(quoted(text), expected)
+    return match
 
 
 def _unquoted(name: str) -> str:

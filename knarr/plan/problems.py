@@ -1,5 +1,6 @@
 """What is wrong with a plan, said so that a person can mend it: refusals, problems, and the nearest known name."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,6 +12,7 @@ from knarr.errors import PlanError
 
 SHOWN: Final = 50
 _CLIP: Final = 60
+_SECRET: Final = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)\S+", re.IGNORECASE)
 # difflib is quadratic in the length of what it compares; no name of PostgreSQL is longer than 63 bytes.
 _LONGEST_COMPARED: Final = 80
 
@@ -47,14 +49,20 @@ class Problem(BaseModel):
 
 
 class PlanProblems(PlanError):
-    """All problems of one plan, sorted by line. `str()` shows the first 50 of them, one a line."""
+    """The problems of one plan, sorted by line: the first 50, and how many there are. `str()` has one a line.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        lines = [str(problem) for problem in problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"… and {len(problems) - SHOWN} more problems; mend these first")
-        super().__init__("\n".join(lines))
+    Args:
+        problems: those to show.
+        total: how many there are, if more than are shown.
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, total: int | None = None) -> None:
         self.problems: Final[tuple[Problem, ...]] = tuple(problems)
+        self.total: Final = len(problems) if total is None else total
+        lines = [str(problem) for problem in problems]
+        if self.total > len(problems):
+            lines.append(f"… and {self.total - len(problems)} more problems; mend these first")
+        super().__init__("\n".join(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +97,12 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text as a message shows it: in quotes, on one line, control characters escaped, cut after 60 characters."""
-    shown = text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"
+    """Text as a message shows it: in quotes, on one line, control characters escaped, cut after 60 characters.
+
+    Somebody may have written an address where an alias belongs; its password is not shown.
+    """
+    safe = _SECRET.sub("…", text)
+    shown = safe if len(safe) <= _CLIP else safe[: _CLIP - 1] + "…"
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
     return f"'{escaped}'"
 
@@ -100,6 +112,8 @@ def describe(value: object) -> str:
     match value:
         case None:
             return "nothing"
+        case "":
+            return "an empty text"
         case str():
             return quoted(value)
         case bool():
@@ -107,9 +121,9 @@ def describe(value: object) -> str:
         case int() | float():
             return f"the number {value}"
         case list():
-            return "a list"
+            return "a list" if value else "an empty list"
         case dict():
-            return "a mapping"
+            return "a mapping" if value else "an empty mapping"
     return f"a {type(value).__name__}"
 
 
@@ -122,5 +136,6 @@ def written(path: YamlPath) -> str:
         elif part.replace("_", "a").replace("-", "a").isalnum() and len(part) <= _CLIP:
             text += f".{part}" if text else part
         else:
-            text += f'["{quoted(part)[1:-1]}"]'
+            key = quoted(part)[1:-1].replace('"', '\\"')
+            text += f'["{key}"]'
     return text

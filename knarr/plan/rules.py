@@ -6,7 +6,7 @@ from itertools import chain
 
 from knarr.plan import mapping_rules, units
 from knarr.plan.draft import Draft
-from knarr.plan.mapping_rules import reserved, unknown_column
+from knarr.plan.mapping_rules import count, reserved, reserved_schema, unknown_column
 from knarr.plan.models import Mapping
 from knarr.plan.names import LONGEST_NAME, parse_table
 from knarr.plan.problems import Fault, YamlPath, quoted, written
@@ -125,7 +125,7 @@ def _reference(path: YamlPath, columns: list[str], referenced: list[str], other:
     primary = other.primary_key if other.primary_key is not None else list(other.key)
     if not referenced and len(primary) != len(columns):
         shown = f"({', '.join(primary)})" if primary else "none"
-        found = f"{len(columns)} columns against the primary key of {other.target}: {shown}"
+        found = f"{count(columns)} against the primary key of {other.target}: {shown}"
         yield Fault(path, found, "as many columns on both sides", "Name the columns: schema.table(column, ...).")
     unique = [primary, *other.unique, *(x.columns for x in other.indexes if x.unique and x.where is None)]
     if referenced and not unknown and set(referenced) not in map(set, unique):
@@ -140,7 +140,7 @@ def _types(draft: Draft) -> Iterator[Fault]:
         path: YamlPath = ("types", text)
         name = parse_table(text)
         if reserved(name.schema_name):
-            yield Fault(path, f"the schema {quoted(name.schema_name)}", "one that belongs to neither system")
+            yield reserved_schema(path, name.schema_name)
         if name in seen:
             yield Fault(path, f"{quoted(text)} again in another spelling", "each type once")
         seen.add(name)
@@ -149,9 +149,11 @@ def _types(draft: Draft) -> Iterator[Fault]:
             yield Fault(path, found, "another name: a table is a type in PostgreSQL")
         if not labels:
             yield Fault(path, "no labels", "at least one label for the enum")
+        known: set[str] = set()
         for i, label in enumerate(labels):
-            if label in labels[:i]:
+            if label in known:
                 yield Fault((*path, i), f"the label {quoted(label)} again", "each label once")
+            known.add(label)
             if (length := len(label.encode())) > LONGEST_NAME:
                 expected = f"at most {LONGEST_NAME}: PostgreSQL refuses longer ones"
                 yield Fault((*path, i), f"a label of {length} bytes", expected)
@@ -206,10 +208,12 @@ def _phase_rows(draft: Draft) -> Iterator[Fault]:
 
 def _criteria(draft: Draft) -> Iterator[Fault]:
     entries = draft.rollback.on if draft.rollback is not None else []
-    kinds = [entry.split()[0] for entry in entries]
-    for i, kind in enumerate(kinds):
-        if kind in kinds[:i]:
+    seen: set[str] = set()
+    for i, entry in enumerate(entries):
+        kind = entry.split()[0]
+        if kind in seen:
             yield Fault(("rollback", "on", i), f"{kind} again", "each criterion once")
+        seen.add(kind)
 
 
 def _ceilings(draft: Draft) -> Iterator[Fault]:

@@ -1,12 +1,10 @@
 """The short forms that YAML allows, each turned into the long form that the models know."""
 
-import re
 from typing import Final, Literal, NamedTuple
 
 from knarr.plan import names, sql_text, units
 from knarr.plan.problems import Refusal, describe, did_you_mean, quoted
 
-_ARROW: Final = re.compile(r"(.+?)\s*->\s*(.+)", re.DOTALL)
 _CRITERIA: Final = ("verification", "guard", "deadline")
 _CRITERIA_EXPECTED: Final = "verification, guard, or deadline with a duration, such as deadline 6h"
 
@@ -47,10 +45,10 @@ def foreign_key(value: object) -> object:
     expected = "'column -> schema.table(column)', or a mapping with columns and references"
     if not isinstance(value, str):
         return _one_column(_mapping(value, expected))
-    match = _ARROW.fullmatch(value.strip())
-    if match is None:
+    columns, arrow, reference = value.partition("->")
+    if not (columns.strip() and arrow and reference.strip()):
         raise Refusal(quoted(value), expected)
-    return {"columns": [name.strip() for name in match[1].split(",")], "references": match[2]}
+    return {"columns": [name.strip() for name in columns.split(",")], "references": reference}
 
 
 def transform(value: object) -> object:

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from knarr.plan import models, texts, units
-from knarr.plan.problems import Fault, YamlPath, describe, quoted
+from knarr.plan.problems import SHOWN, Fault, YamlPath, describe, quoted
 from knarr.plan.yaml_lines import Document
 
 _BY_TYPE: Final = {
@@ -47,26 +47,31 @@ _NAMES_OF: Final = {
 }
 
 
-def faults(error: ValidationError, document: Document) -> list[Fault]:
-    """Every error of a validation as a fault with a path that exists in the file, or whose parent does.
+def faults(error: ValidationError, document: Document) -> tuple[list[Fault], int]:
+    """The first errors of a validation, in the file's order, and how many more there are.
 
-    Errors at a value that the reader refused already are left out.
+    Each has a path that exists in the file, or whose parent does. Errors at a value that the reader refused already
+    are left out.
     """
-    found = []
+    found: list[tuple[tuple[int, int], YamlPath, ErrorDetails]] = []
     for details in error.errors(include_url=False):
         loc = tuple(part for part in details["loc"] if part != "[key]")
-        if any(loc[: len(path)] == path for path in document.refused):
-            continue
-        found.append(_fault(details, loc, document))
-    return found
+        # What is missing may be just what the reader refused: a merge key, or the source that names the target.
+        around = loc[:-1] if details["type"] == "missing" else loc
+        if not any(loc[: len(path)] == path or (around != loc and path[:-1] == around) for path in document.refused):
+            place = document.places[document.nearest(loc)]
+            found.append(((place.line, place.column), loc, details))
+    found.sort(key=lambda entry: entry[0])
+    shown = [_fault(details, loc, document) for _, loc, details in found[:SHOWN]]
+    return shown, max(0, len(found) - SHOWN)
 
 
 def _fault(details: ErrorDetails, loc: YamlPath, document: Document) -> Fault:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "missing":
         field = _field_at(loc)
-        expected = field.description if field is not None and field.description else "a value"
-        return Fault(loc, "nothing", expected, f"`{loc[-1]}` can't be left out.", absent=True)
+        expected = f"`{loc[-1]}`: {field.description}" if field is not None else f"`{loc[-1]}`"
+        return Fault(loc, "nothing", expected, absent=True)
     if kind == "extra_forbidden":
         return _unknown_key(loc)
     path = document.nearest(loc)
@@ -76,6 +81,10 @@ def _fault(details: ErrorDetails, loc: YamlPath, document: Document) -> Fault:
         allowed = tuple(re.findall(r"'([^']*)'", context["expected"]))
         return Fault(path, describe(value), context["expected"], name=str(value), candidates=allowed)
     hint = _quote_hint(path, value, document) if kind == "string_type" else ""
+    if kind in ("int_type", "float_type", "bool_type") and re.fullmatch(r"[0-9]+(\.[0-9]+)?|true|false", str(value)):
+        hint = "Write it without quotes."
+    if kind == "string_pattern_mismatch" and context["pattern"] == texts.ALIAS_PATTERN and "://" in value:
+        hint = "The address belongs into KNARR_CONNECTION_<ALIAS>, and its alias here."
     return Fault(path, describe(value), _expected(kind, context, details["msg"], loc), hint)
 
 
@@ -85,7 +94,7 @@ def _expected(kind: str, context: dict[str, Any], message: str, loc: YamlPath) -
             return _BY_PATTERN[context["pattern"]]
         case "string_too_short":
             field = _field_at(loc)
-            return field.description if field is not None and field.description else "some text"
+            return f"text: {field.description}" if field is not None else "text"
         case "too_short":
             return "at least one entry"
         case "greater_than_equal":

@@ -128,7 +128,9 @@ def _transformation(job: CopyJob) -> Transformation | None:
         return None
     function = load_function(job.mapping.transform, job.plan_folder)
     columns = [column.name for column in job.mapping.columns]
-    return Transformation(job.mapping.transform, function, columns, job.mapping.transform_columns)
+    key = {column.name for column in job.mapping.key}
+    touched = job.mapping.transform_columns or [name for name in columns if name not in key]
+    return Transformation(job.mapping.transform, function, columns, touched)
 
 
 async def _stream(

@@ -101,8 +101,6 @@ def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
 
 
 def _described(error: BaseException) -> str:
-    text = str(error).strip()
-    cause = error.__cause__
-    if isinstance(error, asyncpg.PostgresConnectionError) and isinstance(cause, asyncpg.PostgresError):
-        return text  # asyncpg has put the server's last words into it
-    return text or type(error).__name__
+    # str() of a server's error repeats its detail and hint.
+    text = str(error.args[0] if isinstance(error, asyncpg.PostgresError) and error.args else error)
+    return text.strip() or type(error).__name__

@@ -127,8 +127,8 @@ def _compare(key: Sequence[KeyColumn], operator: str, bound: Sequence[str], writ
 def phase_predicate(mapping: ResolvedMapping, phase_order: Sequence[str], phase: str) -> str | None:
     """Which source rows the phase moves, over the source row; None: none of this mapping.
 
-    A row belongs to the first phase whose predicate it meets; the last phase takes what remains unless it names the
-    mapping itself.
+    A row belongs to the first phase whose predicate it meets; the last phase takes whatever remains, so that no row is
+    left behind.
 
     Raises:
         PlanError: the rollout has no such phase.
@@ -136,11 +136,11 @@ def phase_predicate(mapping: ResolvedMapping, phase_order: Sequence[str], phase:
     if phase not in phase_order:
         raise PlanError(f"the rollout has no phase '{phase}'; it has {', '.join(phase_order)}")
     place = list(phase_order).index(phase)
-    own = mapping.phases.get(phase)
-    if own is None and place != len(phase_order) - 1:
+    last = place == len(phase_order) - 1
+    if phase not in mapping.phases and not last:
         return None
     earlier = [mapping.phases[name] for name in phase_order[:place] if name in mapping.phases]
-    parts = [f"({own}) IS TRUE"] if own is not None else []
+    parts = [] if last else [f"({mapping.phases[phase]}) IS TRUE"]
     parts += [f"({predicate}) IS NOT TRUE" for predicate in earlier]
     return " AND ".join(parts) or "TRUE"
 
@@ -154,7 +154,7 @@ def moved_predicate(mapping: ResolvedMapping, phase_order: Sequence[str], throug
     if through_phase not in phase_order:
         raise PlanError(f"the rollout has no phase '{through_phase}'; it has {', '.join(phase_order)}")
     place = list(phase_order).index(through_phase)
-    if place == len(phase_order) - 1 and through_phase not in mapping.phases:
+    if place == len(phase_order) - 1:
         return "TRUE"
     named = [mapping.phases[name] for name in phase_order[: place + 1] if name in mapping.phases]
     if not named:

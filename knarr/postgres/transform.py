@@ -1,14 +1,15 @@
 """Rows through a plan's own Python function: COPY's text lines in, the same lines with some fields changed out."""
 
 import asyncio
+import functools
 import importlib
-import importlib.util
 import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from knarr.errors import DataError, PlanError
@@ -24,7 +25,7 @@ _ESCAPE: Final = {value: "\\" + key for key, value in _ESCAPES.items()} | {"\\":
 
 
 def load_function(name: str, folder: Path | None = None) -> RowFunction:
-    """Imports `module:function` from the plan's folder or from PYTHONPATH, and from nowhere else.
+    """Imports `module:function` from the plan's folder or from PYTHONPATH, and from nowhere else; once per folder.
 
     Args:
         name: as the plan writes it.
@@ -34,7 +35,16 @@ def load_function(name: str, folder: Path | None = None) -> RowFunction:
         PlanError: there is no such module or function there, or importing it failed.
     """
     module_name, _, function_name = name.partition(":")
-    roots = [str((folder or Path.cwd()).resolve())]
+    module = _load_module(name, module_name, str((folder or Path.cwd()).resolve()))
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise PlanError(f"transform '{name}': {module.__file__} has no function '{function_name}'")
+    return function  # type: ignore[no-any-return]  # what it takes and gives is checked batch by batch
+
+
+@functools.cache
+def _load_module(name: str, module_name: str, folder: str) -> ModuleType:
+    roots = [folder]
     roots += [str(Path(entry).resolve()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     top = module_name.partition(".")[0]
     if top in sys.stdlib_module_names or PathFinder.find_spec(top, roots) is None:
@@ -42,6 +52,7 @@ def load_function(name: str, folder: Path | None = None) -> RowFunction:
             f"transform '{name}': no module '{module_name}' in {' or '.join(roots)}",
             hint="put the module beside the plan, or its folder on the worker's PYTHONPATH",
         )
+    known = set(sys.modules)
     added = [root for root in roots if root not in sys.path]
     sys.path[:0] = added
     importlib.invalidate_caches()
@@ -52,13 +63,19 @@ def load_function(name: str, folder: Path | None = None) -> RowFunction:
     finally:
         for root in added:
             sys.path.remove(root)
-    origin = Path(module.__file__ or "").resolve()
-    if not any(origin.is_relative_to(root) for root in roots):
-        raise PlanError(f"transform '{name}': {module_name} came from {origin}, not from {' or '.join(roots)}")
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise PlanError(f"transform '{name}': {origin} has no function '{function_name}'")
-    return function  # type: ignore[no-any-return]  # what it takes and gives is checked batch by batch
+        # Another plan may have other modules of the same names beside it: what lies in this folder stays this plan's.
+        # What lies in a virtual environment below it is everybody's.
+        for new in set(sys.modules) - known:
+            if PathFinder.find_spec(new.partition(".")[0], [folder]) and _lies_in(sys.modules[new], [folder]):
+                del sys.modules[new]
+    if not _lies_in(module, roots):
+        raise PlanError(f"transform '{name}': {module_name} came from {module.__file__}, not from {' or '.join(roots)}")
+    return module
+
+
+def _lies_in(module: ModuleType, folders: Sequence[str]) -> bool:
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
+    return file is not None and any(Path(file).resolve().is_relative_to(folder) for folder in folders)
 
 
 class Transformation:

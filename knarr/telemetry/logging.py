@@ -93,7 +93,7 @@ class _Scrubber:
         self._redact = redact
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        scrubbed = scrub_value({key: self._known(value) for key, value in event.items()})
+        scrubbed = scrub_value({self._key(key): self._known(value) for key, value in event.items()})
         return scrubbed if isinstance(scrubbed, dict) else {"event": scrubbed}
 
     def _known(self, value: object) -> object:

@@ -6,6 +6,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from knarr.audit.canonical import digest_of
+
 CheckKind = Literal["parity", "integrity", "rule", "cross", "downstream"]
 Outcome = Literal["passed", "failed", "could not run"]
 FindingKind = Literal[
@@ -134,6 +136,11 @@ class Verdict(Evidence):
     knarr_version: str = ""
     started_at: datetime
     ended_at: datetime
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the document's canonical JSON, hex; it is in the row and in the audit trail, too."""
+        return digest_of(self.model_dump(mode="json"))
 
 
 def shorten(text: str | None) -> str | None:

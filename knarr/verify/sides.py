@@ -31,6 +31,12 @@ class Sums:
         """Both sums as decimal text."""
         return f"{self.first}/{self.second}"
 
+    @classmethod
+    def of_checksum(cls, text: str) -> "Sums":
+        """Sums without rows, from the text that `checksum` gives."""
+        first, _, second = text.partition("/")
+        return cls(0, int(first), int(second))
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -18,13 +18,14 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
     """
     from knarr.audit import chain
     from knarr.postgres.session import connect
-    from knarr.settings import Connections, Settings
+    from knarr.settings import Settings
+    from starter.aliases import load_connections
     from starter.failures import StarterError
     from starter.trails import found_run
 
     settings = Settings()
     found = await found_run(settings, run, target)
-    dsn = Connections.load(settings).resolve(found.target)
+    dsn = load_connections(settings).resolve(found.target)
     connection = await connect(dsn, application_name="knarr audit", read_only=True)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):

@@ -24,12 +24,13 @@ async def report(output: Output, run: str, form: Literal["html", "json"], file: 
     from knarr.audit.gather import gather
     from knarr.audit.report import render_report, report_json
     from knarr.postgres.session import connect
-    from knarr.settings import Connections, Settings
+    from knarr.settings import Settings
+    from starter.aliases import load_connections
     from starter.trails import found_run
 
     settings = Settings()
     found = await found_run(settings, run, target)
-    dsn = Connections.load(settings).resolve(found.target)
+    dsn = load_connections(settings).resolve(found.target)
     connection = await connect(dsn, application_name="knarr report", read_only=True)
     try:
         data = await gather(connection, found.run_id, found.witnesses)

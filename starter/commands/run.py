@@ -26,14 +26,15 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
     If it is killed, the same command goes on where it was.
     """
     from knarr.plan.load import load_plan
-    from knarr.settings import Connections, Settings
+    from knarr.settings import Settings
     from starter import local, watching
+    from starter.aliases import load_connections
     from starter.runs import check_steps
 
     steps = check_steps(pause_before)
     settings = Settings()
     loaded = load_plan(Path(plan))
-    connections = Connections.load(settings)
+    connections = load_connections(settings)
     for alias in (loaded.plan.source, loaded.plan.target):
         connections.resolve(alias)
     with local.temporal_server(settings.state_dir) as servers:

@@ -43,7 +43,7 @@ async def start(output: Output, plan: str, detach: bool, pause_before: tuple[str
         now=datetime.now(UTC),
     )
     output.say(f"started {handle.id} on task queue {settings.task_queue} at {service.address}")
-    if link := service.link(handle.id):
+    if (link := service.link(handle.id)) and not output.err.is_terminal:  # the live screen shows it
         output.say(f"Web UI: {link}")
     goodbye = f"detached; the run goes on. See it: knarr watch {handle.id}"
     return await watching.watch(output, settings, service, handle, goodbye=goodbye, enough=started if detach else None)

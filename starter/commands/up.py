@@ -1,8 +1,5 @@
 """`knarr up`: a Temporal server with its Web UI on this machine, in the foreground."""
 
-import asyncio
-import contextlib
-
 import click
 
 from starter.command import common
@@ -18,6 +15,8 @@ async def up(output: Output, worker: bool) -> Exit:
 
     Its state is in .knarr/ (KNARR_STATE_DIR). Other commands in this folder find it by themselves.
     """
+    import asyncio
+    import contextlib
     from pathlib import Path
 
     from knarr.local.state import running

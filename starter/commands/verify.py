@@ -18,12 +18,13 @@ async def verify(output: Output, plan: str) -> Exit:
     Only reads; needs no Temporal and no run.
     """
     from knarr.plan.load import load_plan
-    from knarr.settings import Connections, Settings
+    from knarr.settings import Settings
     from knarr.verify.alone import verify_plan
+    from starter.aliases import load_connections
     from starter.verdicts import show_verdict
 
     loaded = load_plan(Path(plan))
-    verdict = await verify_plan(Connections.load(Settings()), loaded.plan)
+    verdict = await verify_plan(load_connections(Settings()), loaded.plan)
     show_verdict(output, verdict, None)
     output.result(f"\n{verdict.message}")
     exit_code = Exit.DONE if verdict.passed else Exit.DIFFERS

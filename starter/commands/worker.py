@@ -12,7 +12,8 @@ from starter.output import Output
 async def worker(output: Output) -> Exit:
     """Run a worker until SIGTERM or Ctrl-C.
 
-    It finishes or gives up what it does, then ends. Settings: KNARR_TASK_QUEUE, KNARR_METRICS_PORT, KNARR_LOG_FORMAT, KNARR_MAX_ACTIVITIES and KNARR_CONNECTION_*.
+    It finishes or gives up what it does, then ends.
+    Settings: KNARR_TASK_QUEUE, KNARR_METRICS_PORT, KNARR_LOG_FORMAT, KNARR_MAX_ACTIVITIES, KNARR_CONNECTION_*.
     """
     from starter.connect import connect
     from worker import WorkerSettings, work

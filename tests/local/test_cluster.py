@@ -5,7 +5,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from knarr.local.errors import LocalServerError
 from knarr.local.folders import stand_ins_of
 from knarr.local.lifeline import command_line
 from knarr.local.ports import free_port
-from tests.servers import UNLIKE, new_folder, wait_until_gone
+from tests.servers import UNLIKE, new_folder, next_line, python, wait_until_gone
 
 OWNER = """
 import sys, time
@@ -41,15 +40,13 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def owner(state_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-c", OWNER, str(state_dir)], stdout=subprocess.PIPE, text=True) as process:
+    with python(OWNER, str(state_dir)) as process:
         yield process
-        process.kill()
 
 
 def pids(owner: "subprocess.Popen[str]") -> tuple[int, int]:
     """The server's and the lifeline's."""
-    assert owner.stdout is not None
-    server, lifeline = owner.stdout.readline().split()
+    server, lifeline = next_line(owner).split()
     return int(server), int(lifeline)
 
 
@@ -105,10 +102,13 @@ def test_a_stranger_with_the_stale_files_pid_is_left_alone(state_dir: Path) -> N
     with subprocess.Popen(["/bin/sleep", "300"], **options) as stranger:
         lines = pid_file.read_text().splitlines()
         pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
-        with Cluster.start(state_dir, durable=False) as cluster:
-            assert cluster.psql("SELECT 1") == "1\n"
-        assert stranger.poll() is None
-        stranger.kill()
+        try:
+            with Cluster.start(state_dir, durable=False) as cluster:
+                assert cluster.psql("SELECT 1") == "1\n"
+            survived = stranger.poll() is None
+        finally:
+            stranger.kill()
+    assert survived
 
 
 def test_what_a_killed_initdb_left_is_made_anew(state_dir: Path) -> None:

@@ -2,8 +2,6 @@
 
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from knarr.local.errors import LocalServerError
 from knarr.local.owner import FolderLock, is_owned
 from knarr.local.state import STATE_FILE, LocalServers, StateFolder, running
+from tests.servers import next_line, python
 
 SERVERS = LocalServers(
     temporal_address="127.0.0.1:7233",
@@ -45,12 +44,10 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> 
         "import time; from pathlib import Path; from knarr.local.state import StateFolder\n"
         f"folder = StateFolder.own(Path({str(tmp_path)!r})); print('mine', flush=True); time.sleep(300)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"mine\n"
+    with python(script) as owner:
+        assert next_line(owner) == "mine"
         with pytest.raises(LocalServerError, match=rf"belongs to another process, pid {owner.pid}\."):
             StateFolder.own(tmp_path)
-        owner.kill()
 
 
 def test_a_killed_owners_record_is_not_believed(tmp_path: Path) -> None:
@@ -59,9 +56,8 @@ def test_a_killed_owners_record_is_not_believed(tmp_path: Path) -> None:
         f"folder = StateFolder.own(Path({str(tmp_path)!r})); folder.publish(LocalServers(temporal_address='x:1'))\n"
         "print('published', flush=True); time.sleep(300)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"published\n"
+    with python(script) as owner:
+        assert next_line(owner) == "published"
         found = running(tmp_path)
         assert found is not None
         assert found.owner_pid == owner.pid

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from knarr.local.errors import LocalServerError
 from knarr.local.lifeline import command_line
 from knarr.local.ports import free_port
 from knarr.local.temporal import SEARCH_ATTRIBUTES, TemporalServer
-from tests.servers import wait_until_gone
+from tests.servers import next_line, python, wait_until_gone
 
 OWNER = """
 import sys, time
@@ -47,9 +46,8 @@ def start_workflow(server: TemporalServer, workflow_id: str) -> None:
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with python(OWNER, str(tmp_path)) as process:
         yield process
-        process.kill()
 
 
 def test_it_knows_our_search_attributes_when_it_is_up(temporal: TemporalServer) -> None:
@@ -94,8 +92,7 @@ def test_a_port_in_use_is_passed_over_and_a_free_one_taken(tmp_path: Path) -> No
 
 
 def test_a_killed_owner_takes_its_server_along(owner: "subprocess.Popen[str]") -> None:
-    assert owner.stdout is not None
-    server = int(owner.stdout.readline().split()[0])
+    server = int(next_line(owner).split()[0])
     owner.send_signal(signal.SIGKILL)
     wait_until_gone(server)
 
@@ -103,8 +100,7 @@ def test_a_killed_owner_takes_its_server_along(owner: "subprocess.Popen[str]") -
 def test_a_server_that_outlived_owner_and_lifeline_is_taken_over(
     owner: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
-    assert owner.stdout is not None
-    server, lifeline = map(int, owner.stdout.readline().split())
+    server, lifeline = map(int, next_line(owner).split())
     owner.send_signal(signal.SIGSTOP)
     os.kill(lifeline, signal.SIGKILL)
     owner.send_signal(signal.SIGKILL)
@@ -116,8 +112,7 @@ def test_a_server_that_outlived_owner_and_lifeline_is_taken_over(
 
 
 def test_a_second_owner_is_refused(owner: "subprocess.Popen[str]", tmp_path: Path) -> None:
-    assert owner.stdout is not None
-    owner.stdout.readline()
+    next_line(owner)
     with pytest.raises(LocalServerError, match=rf"belongs to another process, pid {owner.pid}\."):
         TemporalServer.start(tmp_path, port=None, ui=False)
 

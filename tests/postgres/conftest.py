@@ -26,9 +26,12 @@ async def target(target_dsn: str) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
-async def run(source: Connection, target: Connection, target_dsn: str) -> Run:
+async def run(source: Connection, target: Connection, target_dsn: str) -> AsyncIterator[Run]:
     """A run that holds public.taken on the target."""
-    return await claimed(source, target, target_dsn)
+    held = await claimed(source, target, target_dsn)
+    yield held
+    for connection in held.opened:
+        connection.terminate()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from knarr.plan.models import Plan
@@ -84,9 +84,9 @@ def plan(name: str = "specimen", *, source: str = "given", target: str = "taken"
 
 
 async def gone(connection: Connection, application_name: str, *, within: float = 5.0) -> bool:
-    """Whether no backend of that name is left, after waiting for it."""
+    """Whether no backend of that name is left at work, after waiting for it."""
     for _ in range(round(within / 0.02)):
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE $1"
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE $1 AND state <> 'idle'"
         if not await connection.fetchval(query, application_name):
             return True
         await asyncio.sleep(0.02)
@@ -105,6 +105,13 @@ class Run:
     source: Connection
     target: Connection
     target_dsn: str
+    opened: list[Connection] = field(default_factory=list)
+
+    async def open(self, application_name: str) -> Connection:
+        """A further connection to the target; the fixture ends it."""
+        connection = await connect(self.target_dsn, application_name=application_name)
+        self.opened.append(connection)
+        return connection
 
     @contextlib.asynccontextmanager
     async def reconnect(self) -> AsyncIterator[Connection]:

@@ -1,5 +1,7 @@
 """A run from its start to its end: what stands on the target, what is taken back, what is refused."""
 
+from urllib.parse import urlsplit
+
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.saga
 
 def dump(cluster: Cluster, dsn: str) -> str:
     """Everything in the target but Knarr's own schema, as pg_dump writes it."""
-    return cluster.pg_dump(dsn.rsplit("/", 1)[-1], "--exclude-schema=knarr")
+    return cluster.pg_dump(urlsplit(dsn).path.lstrip("/"), "--exclude-schema=knarr")
 
 
 async def test_a_run_moves_every_row_and_proves_it(scene: Scene) -> None:

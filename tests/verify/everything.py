@@ -22,12 +22,40 @@ SAMPLES: Final[dict[str, list[Text]]] = {
     "smallint": ["0", "-1", "32767", None],
     "integer": ["0", "-1", "2147483647", None],
     "bigint": ["0", "-1", "9223372036854775807", None],
-    "numeric": ["1", "1.0", "1.00", "0", "0.00", "NaN", "Infinity", "-Infinity", "1e-20", "12345678901234567890.1", None],
+    "numeric": [
+        "1",
+        "1.0",
+        "1.00",
+        "0",
+        "0.00",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e-20",
+        "12345678901234567890.1",
+        None,
+    ],
     "numeric(10,2)": ["1.00", "1.01", "-1.00", "NaN", None],
     "real": ["0", "-0", "0.1", "0.10000001", "NaN", "Infinity", None],
     "double precision": ["0", "-0", "0.1", "0.10000000000000002", "1e-300", "NaN", "-Infinity", None],
     "money": ["0.00", "12.34", "-12.34", "12.35", None],
-    "text": ["", " ", "a", "A", "a ", "ä", "a\u0308", "a,b", '"a"', "a\\b", "a\nb", "NULL", "x" * 300, "x" * 299 + "y", None],
+    "text": [
+        "",
+        " ",
+        "a",
+        "A",
+        "a ",
+        "ä",
+        "a\u0308",
+        "a,b",
+        '"a"',
+        "a\\b",
+        "a\nb",
+        "NULL",
+        "x" * 300,
+        "x" * 299 + "y",
+        None,
+    ],
     "character varying(20)": ["", " ", "a", "a ", None],
     "character(5)": ["", "a", "A", "ab", None],
     '"char"': ["", "a", "b", None],
@@ -100,8 +128,6 @@ def rows(count: int, choice: random.Random) -> list[list[Text]]:
     """That many rows of texts, the key first; the first ones hold every sample of every type."""
     made: list[list[Text]] = []
     for number in range(count):
-        cells = [
-            samples[number] if number < len(samples) else choice.choice(samples) for samples in SAMPLES.values()
-        ]
+        cells = [samples[number] if number < len(samples) else choice.choice(samples) for samples in SAMPLES.values()]
         made.append([str(number), *cells])
     return made

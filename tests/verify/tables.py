@@ -96,7 +96,7 @@ async def resolve(
 async def _source_type(source: Connection, from_clause: str, expression: str) -> str:
     # A temporary view tells the type of any expression, length and all.
     async with source.transaction():
-        await source.execute(f"CREATE TEMP VIEW probe AS SELECT ({expression}) AS x FROM {from_clause}")
+        await source.execute(f"CREATE TEMP VIEW probe AS SELECT ({expression}\n) AS x FROM {from_clause}")
         found: str = await source.fetchval(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'pg_temp.probe'::regclass"
         )

@@ -74,8 +74,7 @@ async def swap_two_values(world: World) -> list[Finding]:
         if before != other:
             break
     await world.target.execute(
-        f"UPDATE everything e SET {column} = o.{column} FROM everything o"
-        " WHERE (e.id, o.id) IN (($1, $2), ($2, $1))",
+        f"UPDATE everything e SET {column} = o.{column} FROM everything o WHERE (e.id, o.id) IN (($1, $2), ($2, $1))",
         first,
         second,
     )
@@ -168,7 +167,7 @@ async def test_six_hundred_mutations_are_found_and_named(world: World) -> None:
 
 
 async def test_every_two_samples_of_every_type_differ(world: World) -> None:
-    """The first rows hold every sample: shifting a column by one row must be found in every row, and in no other column."""
+    """The first rows hold every sample: a column shifted by one row is found in each of them, and nowhere else."""
     for column, kind in everything.COLUMN_TYPES.items():
         count = len(everything.SAMPLES[kind])
         await world.target.execute(

@@ -51,9 +51,7 @@ async def as_is_objects(
     return objects
 
 
-def _target_column(
-    inquiry: Inquiry, sketch: Sketch, column: SketchColumn, sequences: SequencePlan
-) -> TargetColumn:
+def _target_column(inquiry: Inquiry, sketch: Sketch, column: SketchColumn, sequences: SequencePlan) -> TargetColumn:
     generated = column.generated
     if column.generated_sql is not None and generated == "virtual" and inquiry.target_major < VIRTUAL_SINCE:
         inquiry.problems.warn(
@@ -101,9 +99,7 @@ def _index(inquiry: Inquiry, sketch: Sketch, index: CatalogueIndex, names: Names
     return [made, ddl.index_comment(made, sketch.target.schema_name, name, index.comment)]
 
 
-def _checked(
-    inquiry: Inquiry, sketch: Sketch, constraint: CatalogueConstraint, names: Names
-) -> list[DatabaseObject]:
+def _checked(inquiry: Inquiry, sketch: Sketch, constraint: CatalogueConstraint, names: Names) -> list[DatabaseObject]:
     if constraint.kind == "n" and inquiry.target_major < NOT_NULL_NOT_VALID_SINCE:
         inquiry.problems.warn(
             sketch.where("columns", constraint.columns[0]),

@@ -65,6 +65,19 @@ async def explain(connection: Connection, sql: str) -> float | Failure:
     return float(json.loads(answer)[0]["Plan"]["Plan Rows"])
 
 
+async def lookup(connection: Connection, sql: str, *values: object) -> object:
+    """One value, or None also where this role may not use the schema of what is looked up.
+
+    to_regclass() and its like give NULL for what does not exist, but an error for a schema without USAGE. That
+    privilege is asked about once, elsewhere; here it must not end the survey.
+    """
+    try:
+        found: object = await connection.fetchval(sql, *values)
+    except asyncpg.InsufficientPrivilegeError:
+        return None
+    return found
+
+
 def _failure(error: asyncpg.PostgresError, sql: str) -> Failure:
     classified = classify(error, "asking the server about the plan's SQL")
     if isinstance(classified, TransientError):

@@ -137,9 +137,7 @@ async def _foreign_key(
 def _unique_sets(sketch: Sketch) -> list[set[str]]:
     """What will be unique on the target table."""
     found = [set(primary_key_columns(sketch)), *(set(columns) for columns in sketch.mapping.unique)]
-    found += [
-        set(index.columns) for index in sketch.mapping.indexes if index.unique and index.where is None
-    ]
+    found += [set(index.columns) for index in sketch.mapping.indexes if index.unique and index.where is None]
     table = sketch.source_table if sketch.as_is else None
     if not sketch.creates:
         table = sketch.target_table

@@ -3,13 +3,15 @@
 import re
 from typing import Final
 
-from knarr.plan.models import CrossCheck
+from knarr.plan.models import CrossCheck, ForeignKey
+from knarr.plan.names import parse_table
 from knarr.plan.resolved import TableName
 from knarr.postgres.identifiers import quote
 from knarr.postgres.session import Connection
 from knarr.postgres.survey.ask import Failure, describe, explain, refusal
 from knarr.postgres.survey.declared import index_parts
 from knarr.postgres.survey.inquiry import Inquiry, enclosed, mentions, replaced
+from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch
 
 _TEXT: Final = re.compile(r"'(?:[^']|'')*'")
@@ -28,18 +30,17 @@ SELECT proname::text FROM pg_catalog.pg_proc WHERE proname = ANY($1::text[])
 
 async def check_source_side(inquiry: Inquiry, sketch: Sketch) -> None:
     """The mapping's filter and its phases, over the source row."""
-    predicates = {("where",): sketch.mapping.where} if sketch.mapping.where else {}
+    predicates: dict[tuple[str, ...], str] = {("where",): sketch.mapping.where} if sketch.mapping.where else {}
     for position, phase in enumerate(inquiry.plan.rollout):
         for table, predicate in phase.where.items():
-            if table == _table_key(sketch, table):
+            if parse_table(table) == sketch.target:
                 predicates[(f"rollout[{position}]",)] = predicate
     for path, predicate in predicates.items():
         failure = await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause} WHERE {enclosed(predicate)}")
         where = sketch.where(*path) if path == ("where",) else f"{path[0]}.where ({sketch.target})"
         if failure is not None:
-            inquiry.problems.error(
-                where, str(failure), expected="a predicate over the source row", hint=failure.hint
-            )
+            inquiry.problems.error(where, str(failure), expected="a predicate over the source row", hint=failure.hint)
+            sketch.unreadable = sketch.unreadable or path == ("where",)
         await _check_repeatable(inquiry, inquiry.source, where, predicate)
     for column in sketch.copied:
         if column.plain is None and column.expression is not None:
@@ -51,7 +52,7 @@ async def check_target_side(inquiry: Inquiry, sketch: Sketch) -> None:
     """Rules, scope, constraints, defaults, generated columns and index expressions, over the target row."""
     mapping = sketch.mapping
     row = _row(inquiry, sketch)
-    predicates = [(("rules", name), predicate) for name, predicate in mapping.rules.items()]
+    predicates: list[tuple[tuple[str, ...], str]] = [(("rules", name), sql) for name, sql in mapping.rules.items()]
     predicates += [(("constraints", name), predicate) for name, predicate in mapping.constraints.items()]
     predicates += [(("scope",), mapping.scope)] if mapping.scope else []
     for position, index in enumerate(mapping.indexes):
@@ -67,6 +68,8 @@ async def check_target_side(inquiry: Inquiry, sketch: Sketch) -> None:
             )  # fmt: skip
             continue
         await _hold(inquiry, sketch, ".".join(path), sql, "a predicate over the target row")
+    for position, foreign_key in enumerate(mapping.foreign_keys):
+        await _check_comparable(inquiry, sketch, f"foreign_keys[{position}]", foreign_key)
     if sketch.as_is:
         return
     for column in sketch.columns:
@@ -105,6 +108,26 @@ async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> Non
             f"{len(on_source)} columns from the source, {len(on_target)} from the target",
             expected="the same number on both sides",
         )
+
+
+async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign_key: ForeignKey) -> None:
+    """Both sides of a foreign key must have types that `=` compares."""
+    referenced = inquiry.writing(foreign_key.reference.table)
+    if referenced is None or referenced.broken:
+        return  # a table that is there already is held against it by the server, when the key is made
+    pointed_at = foreign_key.reference.columns or primary_key_columns(referenced)
+    for name, other in zip(foreign_key.columns, pointed_at, strict=False):
+        left, right = sketch.column(name), referenced.column(other)
+        if left is None or right is None:
+            continue  # said where the key is made
+        answer = await _on_future_target(inquiry, f"SELECT NULL::{left.target_type} = NULL::{right.target_type}")
+        if isinstance(answer, Failure):
+            inquiry.problems.error(
+                sketch.where(path),
+                answer.message,
+                expected=f"columns of types that can be compared: {name} is {left.target_type}, "
+                f"{other} is {right.target_type}",
+            )
 
 
 async def _hold(inquiry: Inquiry, sketch: Sketch, path: str, sql: str, expected: str) -> None:
@@ -161,11 +184,6 @@ def _nulls(sketch: Sketch) -> str:
 def quote_any(name: str) -> str:
     """A name for a WITH clause: not an object's, so longer ones are cut."""
     return quote(name.encode()[:63].decode("utf-8", "ignore"))
-
-
-def _table_key(sketch: Sketch, written: str) -> str | None:
-    """`written` if it names the sketch's target, as the plan's phases name mappings."""
-    return written if mentions(sketch.target).fullmatch(written.strip()) else None
 
 
 async def _check_repeatable(inquiry: Inquiry, connection: Connection, where: str, sql: str) -> None:

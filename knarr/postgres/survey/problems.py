@@ -12,6 +12,11 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[SurveyProblem] = []
 
+    @property
+    def errors(self) -> list[SurveyProblem]:
+        """Those that forbid the run."""
+        return [problem for problem in self.found if problem.severity == "error"]
+
     def error(self, where: str, found: str, *, expected: str = "", hint: str = "") -> None:
         """Something that forbids the run."""
         self._add(SurveyProblem(severity="error", where=where, found=found, expected=expected, hint=hint))

@@ -11,7 +11,7 @@ from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed, nearest
 from knarr.postgres.survey.sketches import Sketch, SketchColumn
 from knarr.postgres.survey.types import TypeUse
-from knarr.postgres.survey.values import check_casts, expression_types
+from knarr.postgres.survey.values import check_casts, expression_types, warn_of_rounding
 
 _NAME: Final = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\U0010ffff][\w$]*)'
 _PLAIN: Final = re.compile(rf"(?:({_NAME})\s*\.\s*)?({_NAME})")
@@ -47,6 +47,7 @@ async def resolve_columns(inquiry: Inquiry, sketch: Sketch) -> None:
     _resolve_key(inquiry, sketch)
     if not sketch.broken:
         await check_casts(inquiry, sketch)
+        warn_of_rounding(inquiry, sketch)
 
 
 def plain_column(sketch: Sketch, expression: str) -> CatalogueColumn | None:

@@ -10,6 +10,7 @@ from knarr.plan.resolved import TableName
 from knarr.postgres.catalogue import CatalogueColumn, CatalogueTable, read_tables, tables_of_schema
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.session import Connection
+from knarr.postgres.survey.locks import unreadable_tables
 from knarr.postgres.survey.problems import Problems, listed, nearest
 
 SCHEMAS = """
@@ -62,6 +63,8 @@ class Sketch:
     key: list[SketchColumn] = field(default_factory=list)
     broken: bool = False
     """An error keeps its columns from being known; what depends on them is not asked."""
+    unreadable: bool = False
+    """An error keeps its source rows from being read; nothing more is asked about them."""
 
     @property
     def as_is(self) -> bool:
@@ -95,7 +98,7 @@ class Sketch:
 
 
 async def sketch(source: Connection, target: Connection, plan: Plan, problems: Problems) -> list[Sketch]:
-    """One sketch for each target table whose source table exists; what does not exist becomes a problem."""
+    """One sketch for each target table whose source table can be read; each that can't becomes a problem."""
     wanted: list[tuple[int, Mapping, TableName, TableName, str, bool]] = []
     for index, mapping in enumerate(plan.mappings):
         name = mapping.source_name
@@ -105,6 +108,9 @@ async def sketch(source: Connection, target: Connection, plan: Plan, problems: P
         for table in await _of_schema(source, index, mapping, problems):
             as_target = TableName(schema_name=mapping.target_schema, name=table.name)
             wanted.append((index, mapping, table, as_target, table.name, True))
+    locked = await unreadable_tables(source, f"source {plan.source}", [entry[2] for entry in wanted], problems)
+    barred = await unreadable_tables(target, f"target {plan.target}", [entry[3] for entry in wanted], problems)
+    wanted = [entry for entry in wanted if entry[2] not in locked and entry[3] not in barred]
     source_tables = await read_tables(source, [entry[2] for entry in wanted])
     target_tables = await read_tables(target, [entry[3] for entry in wanted])
     sketches: list[Sketch] = []

@@ -10,18 +10,28 @@ from knarr.plan.problems import Refusal
 from knarr.plan.resolved import DatabaseObject, TableName
 from knarr.postgres import ddl
 from knarr.postgres.catalogue import CatalogueType, qualified_names, read_types
-from knarr.postgres.identifiers import literal, qualified
+from knarr.postgres.identifiers import qualified
 from knarr.postgres.session import Connection
-from knarr.postgres.survey.ask import Failure, describe
+from knarr.postgres.survey.ask import Failure, describe, lookup
 from knarr.postgres.survey.problems import Problems, listed, nearest
 
 # Their binary form is an oid, which means something else on the other server; their text is a name.
 _NAMED_BY_OID: Final = frozenset(
     [
-        "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
-        "regprocedure", "regrole", "regtype",
+        "regclass",
+        "regcollation",
+        "regconfig",
+        "regdictionary",
+        "regnamespace",
+        "regoper",
+        "regoperator",
+        "regproc",
+        "regprocedure",
+        "regrole",
+        "regtype",
     ]
 )
+_TYPE_OID: Final = "SELECT pg_catalog.to_regtype($1)::oid"
 _EXTENSION_TYPE: Final = """
 SELECT t.oid FROM pg_catalog.pg_depend dep
   JOIN pg_catalog.pg_extension e ON e.oid = dep.refobjid AND dep.refclassid = 'pg_catalog.pg_extension'::regclass
@@ -79,6 +89,11 @@ class Types:
         for name, labels in self._enums.items():
             await self._make_enum(f"types.{write_table(name)}", name, labels)
 
+    @property
+    def used(self) -> list[int]:
+        """The source's types, by oid, that the mappings' columns are made of."""
+        return list(self._source_types)
+
     async def source_type(self, oid: int) -> CatalogueType:
         """A type of the source."""
         if oid not in self._source_types:
@@ -124,7 +139,8 @@ class Types:
         with contextlib.suppress(Refusal):  # it need not be schema.type
             name = parse_table(text)
         if name is not None and name in self.stand_ins:
-            return TypeUse(qualified(name), qualified(name), "enum", False)
+            written = await self._written(name)
+            return TypeUse(written, written, "enum", False)
         answer = await describe(self._target, f"SELECT NULL::{text}")
         if isinstance(answer, Failure):
             known = [row[0] for row in await self._target.fetch(_TYPE_NAMES)]
@@ -134,7 +150,7 @@ class Types:
                 hint = "write the integer type and `identity: by default`"
             self._problems.error(where, str(answer), expected="a type that the target knows", hint=hint)
             return None
-        oid = await self._target.fetchval("SELECT pg_catalog.to_regtype($1)::oid", text)
+        oid = await self._target.fetchval(_TYPE_OID, text)
         written = await self._format(oid, text)
         return await self.existing(oid, written)
 
@@ -173,17 +189,18 @@ class Types:
         match kind.kind:
             case "enum":
                 await self._make_enum(where, name, kind.labels)
-                return TypeUse(qualified(name), qualified(name), "enum", False)
+                written = await self._written(name)
+                return TypeUse(written, written, "enum", False)
             case "domain":
                 return await self._make_domain(where, name, kind)
         return await self._make_composite(where, name, kind)
 
     async def _ready_made(self, kind: CatalogueType, where: str) -> TypeUse | None:
         name = TableName(schema_name=self._schemas.get(kind.schema_name, kind.schema_name), name=kind.name)
-        oid = await self._target.fetchval("SELECT pg_catalog.to_regtype($1)::oid", qualified(name))
+        oid = await lookup(self._target, _TYPE_OID, qualified(name))
         if oid is None and kind.extension is not None:
             oid = await self._target.fetchval(_EXTENSION_TYPE, kind.extension, kind.name)
-        if oid is None:
+        if not isinstance(oid, int):
             made_by = f"of extension {kind.extension} " if kind.extension else ""
             hint = f"CREATE EXTENSION {kind.extension} on the target" if kind.extension else "create it on the target"
             self._problems.error(
@@ -201,7 +218,7 @@ class Types:
             if there.kind == "enum" and there.labels == labels:
                 return
             found = f"labels {listed(there.labels)}" if there.kind == "enum" else f"the kind {there.kind}"
-            self._differs(where, name, found, f"labels {listed(labels)}")
+            self._differs(where, name, "text", found, f"labels {listed(labels)}")
         if name not in self.stand_ins:
             self.stand_ins[name] = "text"
             self.objects.append(ddl.enum(name, labels))
@@ -211,14 +228,14 @@ class Types:
         over = await self.moved(kind.base_oid, kind.base_sql, where)
         if over is None:
             return None
-        use = TypeUse(qualified(name), over.base, over.category, kind.collatable)
+        use = TypeUse(await self._written(name), over.base, over.category, kind.collatable)
         there = await self._there("domain", name)
         if there is not None:
             has = (there.base_sql, there.not_null, sorted(there.checks))
             if there.kind == "domain" and has == (over.sql, kind.not_null, sorted(kind.checks)):
                 return use
             found = f"{there.kind} over {there.base_sql} {' '.join(there.checks)}".strip()
-            self._differs(where, name, found, f"domain over {over.sql} {' '.join(kind.checks)}".strip())
+            self._differs(where, name, over.sql, found, f"domain over {over.sql} {' '.join(kind.checks)}".strip())
         if name not in self.stand_ins:
             self.stand_ins[name] = over.sql
             checks = list(zip(kind.check_names, kind.checks, strict=True))
@@ -232,33 +249,41 @@ class Types:
 
     async def _make_composite(self, where: str, name: TableName, kind: CatalogueType) -> TypeUse | None:
         attributes: list[tuple[str, str]] = []
-        for attribute, oid, written in zip(
+        for attribute, oid, attribute_type in zip(
             kind.attribute_names, kind.attribute_oids, kind.attribute_types, strict=True
         ):
-            use = await self.moved(oid, written, where)
+            use = await self.moved(oid, attribute_type, where)
             if use is None:
                 return None
             attributes.append((attribute, use.sql))
+        written = await self._written(name)
         there = await self._there("composite", name)
         if there is not None:
             has = list(zip(there.attribute_names, there.attribute_types, strict=True))
             if there.kind == "composite" and has == attributes:
-                return TypeUse(qualified(name), qualified(name), "other", False)
+                return TypeUse(written, written, "other", False)
             shown = [[f"{attribute} {type_sql}" for attribute, type_sql in one] for one in (has, attributes)]
-            self._differs(where, name, f"({', '.join(shown[0])})", f"({', '.join(shown[1])})")
+            self._differs(where, name, "text", f"({', '.join(shown[0])})", f"({', '.join(shown[1])})")
         if name not in self.stand_ins:
             self.stand_ins[name] = "text"
             self.objects.append(ddl.composite(name, attributes))
-        return TypeUse(qualified(name), qualified(name), "other", False)
+        return TypeUse(written, written, "other", False)
+
+    async def _written(self, name: TableName) -> str:
+        """The name as format_type() will write it: in quotes only where they are needed."""
+        query = "SELECT pg_catalog.quote_ident($1) || '.' || pg_catalog.quote_ident($2)"
+        written: str = await self._target.fetchval(query, name.schema_name, name.name)
+        return written
 
     async def _there(self, kind: str, name: TableName) -> CatalogueType | None:
         """The type of that name on the target, unless this run made it in an earlier attempt."""
         if (kind, str(name)) in self._own:
             return None
-        oid = await self._target.fetchval(f"SELECT pg_catalog.to_regtype({literal(qualified(name))})::oid")
-        return None if oid is None else await self.target_type(oid)
+        oid = await lookup(self._target, _TYPE_OID, qualified(name))
+        return await self.target_type(oid) if isinstance(oid, int) else None
 
-    def _differs(self, where: str, name: TableName, found: str, expected: str) -> None:
+    def _differs(self, where: str, name: TableName, stand_in: str, found: str, expected: str) -> None:
+        self.stand_ins[name] = stand_in  # it is said once, here: not also as an object in the way
         self._problems.error(
             where,
             f"type {write_table(name)} exists on the target with {found}",

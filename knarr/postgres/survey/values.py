@@ -1,5 +1,6 @@
 """The plan's expressions over a source row, each asked of the source: its type, one value a row, its cast."""
 
+import re
 from typing import Final
 
 from knarr.postgres.survey.ask import Failure, describe, refusal
@@ -8,12 +9,17 @@ from knarr.postgres.survey.sketches import Sketch
 
 _NOT_ONE_VALUE: Final = {2249: "a row of several values", 2287: "an array of rows", 2278: "nothing (void)"}
 
+_INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
+_FLOATS: Final = frozenset({"real", "double precision"})
+_MOMENTS: Final = frozenset({"timestamp without time zone", "timestamp with time zone"})
+_SIZES: Final = re.compile(r"\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\)")
+
 
 async def expression_types(inquiry: Inquiry, sketch: Sketch, asked: dict[str, str]) -> dict[str, int]:
     """The source's type oid of each expression; one that is refused becomes a problem."""
     if (failure := await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause}")) is not None:
         inquiry.problems.error(sketch.where("joins"), str(failure), expected="joins that run", hint=failure.hint)
-        sketch.broken = True
+        sketch.broken = sketch.unreadable = True
         return {}
     if not asked:
         return {}
@@ -81,3 +87,31 @@ def _refused(inquiry: Inquiry, sketch: Sketch, name: str, failure: Failure) -> N
         sketch.where(*path), str(failure), expected="one value for each source row", hint=failure.hint
     )
     sketch.broken = True
+
+
+def warn_of_rounding(inquiry: Inquiry, sketch: Sketch) -> None:
+    """Casts that quietly give up a part of a value; verification compares what is left of it."""
+    for column in sketch.copied:
+        if column.category == "builtin" and _rounds(column.source_type, column.base_type):
+            inquiry.problems.warn(
+                sketch.where("columns", column.name),
+                f"{column.source_type} becomes {column.base_type}: what does not fit is rounded or cut off",
+                hint="write the rounding into the expression to say that it is meant",
+            )
+
+
+def _rounds(source: str, target: str) -> bool:
+    source_sizes, target_sizes = _SIZES.search(source), _SIZES.search(target)
+    here, there = " ".join(_SIZES.sub("", source).split()), " ".join(_SIZES.sub("", target).split())
+    if here == there == "numeric":
+        # Without a scale on the source nothing is known; an expression that rounds looks like that too.
+        scales = [int(sizes[2] or 0) for sizes in (source_sizes, target_sizes) if sizes is not None]
+        return len(scales) == 2 and scales[1] < scales[0]
+    if here in _MOMENTS and there in _MOMENTS:
+        digits = [int(sizes[1]) if sizes is not None else 6 for sizes in (source_sizes, target_sizes)]
+        return digits[1] < digits[0]
+    if there in _INTEGERS:
+        return here == "numeric" or here in _FLOATS
+    if there in _FLOATS:
+        return here == "numeric" or (here == "double precision" and there == "real")
+    return here in _MOMENTS and (there == "date" or there.startswith("time "))

@@ -1,0 +1,175 @@
+"""What stands in the way on the target: tables that exist or have rows, objects, other runs' claims, triggers."""
+
+from typing import Final
+
+import asyncpg
+
+from knarr.errors import TransientError
+from knarr.plan.names import write_table
+from knarr.plan.resolved import DatabaseObject, TableName
+from knarr.postgres.failures import classify
+from knarr.postgres.identifiers import qualified
+from knarr.postgres.session import Connection
+from knarr.postgres.survey.ask import lookup
+from knarr.postgres.survey.inquiry import Inquiry
+from knarr.postgres.survey.problems import listed, nearest
+from knarr.postgres.survey.sketches import Sketch
+
+_OWN_OBJECTS: Final = "SELECT kind, name FROM knarr.object WHERE run_id = $1"
+_CLAIMS: Final = """
+SELECT c.table_schema, c.table_name, c.run_id, r.plan_name, r.state
+  FROM knarr.claim c JOIN knarr.run r USING (run_id) WHERE c.run_id IS DISTINCT FROM $1
+"""
+_COPIED: Final = (
+    "SELECT DISTINCT m.name FROM knarr.ledger l JOIN knarr.mapping m USING (run_id, mapping) WHERE run_id = $1"
+)
+_TABLES: Final = """
+SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY c.relname
+"""
+
+
+async def knarr_is_there(target: Connection) -> bool:
+    """Whether the target has the knarr schema."""
+    return bool(await lookup(target, "SELECT pg_catalog.to_regclass('knarr.claim') IS NOT NULL"))
+
+
+async def own_objects(target: Connection, run_id: str | None) -> frozenset[tuple[str, str]]:
+    """Kinds and names of what the run has made in an earlier attempt."""
+    if run_id is None or not await knarr_is_there(target):
+        return frozenset()
+    return frozenset((row["kind"], row["name"]) for row in await target.fetch(_OWN_OBJECTS, run_id))
+
+
+async def check_claims(inquiry: Inquiry) -> None:
+    """Target tables that another run holds."""
+    if not await knarr_is_there(inquiry.target):
+        return
+    for row in await inquiry.target.fetch(_CLAIMS, inquiry.run_id):
+        table = TableName(schema_name=row["table_schema"], name=row["table_name"])
+        for one in inquiry.sketches:
+            if one.target == table:
+                inquiry.problems.error(
+                    one.where("target"),
+                    f"run {row['run_id']} of plan {row['plan_name']} holds {write_table(table)} ({row['state']})",
+                    expected="a table that no other run holds",
+                    hint=f"wait until it ends, or `knarr abort {row['run_id']}`, or `knarr complete {row['run_id']}`",
+                )
+
+
+async def check_occupancy(inquiry: Inquiry, sketch: Sketch, copied: frozenset[str]) -> None:
+    """The target table as the mapping's mode needs it.
+
+    Args:
+        inquiry: the survey.
+        sketch: the mapping.
+        copied: names of the mappings of this very run that have rows already.
+    """
+    table, where = sketch.target_table, sketch.where("target")
+    if sketch.creates:
+        if table is not None and ("table", str(sketch.target)) not in inquiry.own:
+            await _in_the_way(inquiry, sketch)
+        return
+    if table is None:
+        known = [row["relname"] for row in await inquiry.target.fetch(_TABLES, sketch.target.schema_name)]
+        inquiry.problems.error(
+            where,
+            f"table {write_table(sketch.target)} does not exist on the target",
+            expected=f"it, with `mode: {sketch.mapping.mode}`",
+            hint=nearest(sketch.target.name, known) or "leave `mode` out, and the run makes the table",
+        )
+        return
+    if table.kind not in ("table", "partitioned table"):
+        inquiry.problems.error(where, f"{write_table(sketch.target)} is a {table.kind}", expected="a table")
+        return
+    if sketch.mapping.mode == "fill" and str(sketch.target) not in copied:
+        has_rows = await _has_rows(inquiry, sketch)
+        if has_rows:
+            inquiry.problems.error(
+                where,
+                f"table {write_table(sketch.target)} has rows",
+                expected="an empty table with `mode: fill`",
+                hint="empty it, or use `mode: append` or `mode: merge`",
+            )
+    if table.insert_triggers:
+        inquiry.problems.error(
+            where,
+            f"triggers of {write_table(sketch.target)} would fire for every row: {listed(table.insert_triggers)}",
+            expected="no enabled trigger on INSERT: what it writes can be neither verified nor taken back",
+            hint=f"ALTER TABLE {qualified(sketch.target)} DISABLE TRIGGER USER for the time of the run",
+        )
+    if table.rows_hidden:
+        inquiry.problems.error(
+            where,
+            f"row level security hides rows of {write_table(sketch.target)} from this role",
+            expected="a role that sees and writes all rows: its owner, or one with BYPASSRLS",
+        )
+    if table.rules:
+        inquiry.problems.warn(
+            where, f"rules of {write_table(sketch.target)} do not apply to COPY: {listed(table.rules)}"
+        )
+    _check_columns(inquiry, sketch)
+
+
+async def check_objects(inquiry: Inquiry, where: str, objects: list[DatabaseObject]) -> None:
+    """Objects that the run is to make and that are there already, not made by this run."""
+    for one in objects:
+        if one.kind == "table" or (one.kind, one.name) in inquiry.own:
+            continue
+        if await lookup(inquiry.target, one.probe) is not None:
+            inquiry.problems.error(
+                where,
+                f"{one.kind} {one.name} is in the way on the target",
+                expected="that it is not there: the run makes it",
+                hint="drop or rename it, or choose another name in the plan",
+            )
+
+
+async def copied_mappings(target: Connection, run_id: str | None) -> frozenset[str]:
+    """Target tables that this very run has copied rows into."""
+    if run_id is None or not await knarr_is_there(target):
+        return frozenset()
+    return frozenset(row["name"] for row in await target.fetch(_COPIED, run_id))
+
+
+async def _in_the_way(inquiry: Inquiry, sketch: Sketch) -> None:
+    assert sketch.target_table is not None
+    kind = sketch.target_table.kind
+    rows = "no rows"
+    if kind in ("table", "partitioned table"):
+        has_rows = await _has_rows(inquiry, sketch)
+        rows = "rows that can't be read" if has_rows is None else "rows" if has_rows else "no rows"
+    inquiry.problems.error(
+        sketch.where("target"),
+        f"{kind} {write_table(sketch.target)} exists on the target, with {rows}",
+        expected="that it is absent: the run makes it",
+        hint="`mode: fill` fills an empty table, `mode: append` adds to one; or drop it, or name another target",
+    )
+
+
+async def _has_rows(inquiry: Inquiry, sketch: Sketch) -> bool | None:
+    """None: this role may not look."""
+    try:
+        async with inquiry.target.transaction(readonly=True):
+            found: bool = await inquiry.target.fetchval(f"SELECT EXISTS (SELECT FROM {qualified(sketch.target)})")
+    except asyncpg.PostgresError as error:
+        classified = classify(error, f"looking into {sketch.target}")
+        if isinstance(classified, TransientError):
+            raise classified from error
+        return None  # the check of privileges says it
+    return found
+
+
+def _check_columns(inquiry: Inquiry, sketch: Sketch) -> None:
+    """Columns of the table that must have a value and get none."""
+    assert sketch.target_table is not None
+    written = {column.name for column in sketch.copied}
+    for column in sketch.target_table.columns:
+        has_value = column.default_sql is not None or column.identity is not None or column.generated is not None
+        if column.not_null and not has_value and column.name not in written and not sketch.broken:
+            inquiry.problems.error(
+                sketch.where("columns"),
+                f"column {column.name} of {write_table(sketch.target)} is NOT NULL without a default, "
+                "and the mapping does not write it",
+                expected="an expression for it",
+            )

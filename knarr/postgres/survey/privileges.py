@@ -1,0 +1,116 @@
+"""What both roles may do, too little and too much: the source is to be read, the target's tables made or filled."""
+
+from typing import Final
+
+from knarr.plan.names import write_table
+from knarr.postgres.catalogue import CatalogueColumn
+from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.session import Connection
+from knarr.postgres.survey.inquiry import Inquiry
+from knarr.postgres.survey.problems import listed
+
+_ROLE: Final = "SELECT current_user AS name, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+_SCHEMA: Final = """
+SELECT wanted.name, n.oid IS NOT NULL AS exists,
+       CASE WHEN n.oid IS NOT NULL THEN pg_catalog.has_schema_privilege(n.oid, 'CREATE') END AS may_create,
+       CASE WHEN n.oid IS NOT NULL THEN pg_catalog.has_schema_privilege(n.oid, 'USAGE') END AS may_use
+  FROM unnest($1::text[]) AS wanted (name) LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.name
+"""
+_MAY_CREATE_SCHEMAS: Final = "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')"
+_READS: Final = """
+SELECT pg_catalog.has_table_privilege($1::oid, 'SELECT') AS whole,
+       pg_catalog.has_any_column_privilege($1::oid, 'SELECT') AS some
+"""
+_WRITES: Final = """
+SELECT p AS privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+ WHERE NOT pg_catalog.has_table_privilege($1::oid, p)
+"""
+_SEQUENCE: Final = """
+SELECT s.oid::regclass::text FROM unnest($1::oid[]) AS s (oid)
+ WHERE NOT pg_catalog.has_sequence_privilege(s.oid, 'UPDATE')
+"""
+
+
+async def check_privileges(inquiry: Inquiry, schemas: list[str]) -> None:
+    """Both roles; `schemas` are those of the target that the run makes objects in."""
+    await _source_role(inquiry)
+    await _target_role(inquiry, schemas)
+
+
+async def _source_role(inquiry: Inquiry) -> None:
+    side = f"source {inquiry.plan.source}"
+    role = await inquiry.source.fetchrow(_ROLE)
+    assert role is not None
+    if role["rolsuper"]:
+        inquiry.problems.warn(
+            side, f"role {role['name']} is a superuser",
+            hint="a role that may only SELECT proves by its grants that the source is only read",
+        )  # fmt: skip
+    for one in inquiry.sketches:
+        table, where = one.source_table, one.where("source")
+        if table.rows_hidden:
+            inquiry.problems.error(
+                where,
+                f"row level security hides rows of {write_table(one.source)} from role {role['name']}",
+                expected="a role that sees all rows: its owner, or one with BYPASSRLS",
+            )
+        may = await inquiry.source.fetchrow(_READS, table.oid)
+        assert may is not None
+        if not may["whole"] and not (may["some"] and not one.as_is):
+            inquiry.problems.error(
+                where,
+                f"role {role['name']} may not read {write_table(one.source)}",
+                expected=f"GRANT SELECT ON {qualified(one.source)} TO {quote(role['name'])}",
+            )
+
+
+async def _target_role(inquiry: Inquiry, schemas: list[str]) -> None:
+    side = f"target {inquiry.plan.target}"
+    role = await inquiry.target.fetchrow(_ROLE)
+    assert role is not None
+    name = quote(role["name"])
+    if role["rolsuper"]:
+        inquiry.problems.warn(
+            side, f"role {role['name']} is a superuser", hint="a role that owns the target's schemas is enough"
+        )
+    found = {row["name"]: row for row in await inquiry.target.fetch(_SCHEMA, [*schemas, "knarr"])}
+    missing = [schema for schema in [*schemas, "knarr"] if not found[schema]["exists"]]
+    database = await inquiry.target.fetchval("SELECT pg_catalog.current_database()")
+    if missing and not await inquiry.target.fetchval(_MAY_CREATE_SCHEMAS):
+        inquiry.problems.error(
+            side,
+            f"role {role['name']} may not create the schemas {listed(missing)}",
+            expected=f"GRANT CREATE ON DATABASE {quote(database)} TO {name}",
+        )
+    for schema in [*schemas, "knarr"]:
+        if found[schema]["exists"] and not (found[schema]["may_create"] and found[schema]["may_use"]):
+            inquiry.problems.error(
+                side,
+                f"role {role['name']} may not create tables in schema {schema}",
+                expected=f"GRANT CREATE, USAGE ON SCHEMA {quote(schema)} TO {name}",
+            )
+    for one in inquiry.sketches:
+        if one.creates or one.target_table is None:
+            continue
+        table = one.target_table
+        lacking = [row["privilege"] for row in await inquiry.target.fetch(_WRITES, table.oid)]
+        if lacking:
+            inquiry.problems.error(
+                one.where("target"),
+                f"role {role['name']} lacks {listed(lacking)} on {write_table(one.target)}",
+                expected=f"GRANT {', '.join(lacking)} ON {qualified(one.target)} TO {name}",
+                hint="what is written must also be verified and taken back",
+            )
+        await _sequences(inquiry, one.where("target"), inquiry.target, table.columns, role["name"])
+
+
+async def _sequences(
+    inquiry: Inquiry, where: str, target: Connection, columns: list[CatalogueColumn], role: str
+) -> None:
+    oids = [oid for column in columns if (oid := column.owned_sequence or column.default_sequence) is not None]
+    for row in await target.fetch(_SEQUENCE, oids):
+        inquiry.problems.error(
+            where,
+            f"role {role} may not set sequence {row[0]}",
+            expected=f"GRANT UPDATE ON SEQUENCE {row[0]} TO {quote(role)}",
+        )

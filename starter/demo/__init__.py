@@ -1,0 +1,1 @@
+"""`make demo`: a real order system is moved, then moved again with a fault and taken back."""

@@ -1,0 +1,167 @@
+"""A phase's rows are taken back exactly, or nothing is touched and the error says what stands in the way."""
+
+import pytest
+
+from knarr.errors import DataError, LostLease, PlanError
+from knarr.plan.resolved import ResolvedMapping
+from knarr.postgres import lease, ledger
+from knarr.postgres.remove import remove_rows
+from tests.postgres.specimens import Run, column, mapping
+
+ORDER = ["canary", "everyone"]
+COLUMNS = [column("id", "bigint", source_type="integer"), column("code", "text"), column("name", "text")]
+ITEM = mapping(COLUMNS, key=["id", "code"], phases={"canary": "t.id % 4 = 0"})
+KEYLESS = mapping(COLUMNS, phases={"canary": "t.id % 4 = 0"})
+
+
+async def copied(run: Run, item: ResolvedMapping = ITEM, *, phases: list[str] | None = None) -> None:
+    """Thirty rows at the source, and the asked phases of them on the target."""
+    await run.source.execute(
+        "CREATE TABLE public.given AS SELECT n AS id, 'o''' || n AS code, 'x' AS name FROM generate_series(1, 30) AS n"
+    )
+    await run.target.execute("CREATE TABLE public.taken (id bigint, code text, name text)")
+    await run.store(item)
+    for phase in ORDER if phases is None else phases:
+        await run.copy(run.job(item, phase=phase, phase_order=ORDER))
+
+
+async def remove(run: Run, phase: str, item: ResolvedMapping = ITEM) -> int:
+    return await remove_rows(run.target, run.source, run.lease, run.run_id, item, phase, ORDER)
+
+
+async def ids(run: Run) -> list[int]:
+    return [row["id"] for row in await run.target.fetch("SELECT id FROM public.taken ORDER BY id")]
+
+
+async def test_phases_are_taken_back_one_after_the_other(run: Run) -> None:
+    await copied(run)
+
+    assert await remove(run, "everyone") == 23
+    assert await ids(run) == [4, 8, 12, 16, 20, 24, 28]
+    assert await remove(run, "canary") == 7
+    assert await ids(run) == []
+    assert await ledger.phase_totals(run.target, run.run_id, 0) == {}
+
+
+async def test_a_phase_that_was_taken_back_can_be_copied_again(run: Run) -> None:
+    await copied(run)
+    await remove(run, "everyone")
+
+    outcome = await run.copy(run.job(ITEM, phase="everyone", phase_order=ORDER, attempt=2))
+
+    assert (outcome.rows, outcome.already_done) == (23, False)
+    assert await ids(run) == list(range(1, 31))
+
+
+async def test_taking_back_nothing_is_nothing_and_twice_is_once(run: Run) -> None:
+    await copied(run, phases=["canary"])
+
+    assert await remove(run, "everyone") == 0
+    assert await remove(run, "canary") == 7
+    assert await remove(run, "canary") == 0
+
+
+async def test_taking_back_holds_when_the_table_is_not_there(run: Run) -> None:
+    await copied(run)
+    await run.target.execute("DROP TABLE public.taken")
+
+    assert await remove(run, "everyone") == 23
+    assert await ledger.missing_partitions(run.target, run.run_id, 0, "everyone") == [0]
+
+
+async def test_a_row_of_somebody_else_is_not_taken_away(run: Run) -> None:
+    await copied(run, phases=["canary"])
+    await run.target.execute("INSERT INTO public.taken VALUES (99, 'guest', 'guest')")
+
+    with pytest.raises(DataError, match="holds 8 rows, the ledger says that the run put 7 there"):
+        await remove(run, "canary")
+
+    assert len(await ids(run)) == 8
+    assert list(await ledger.phase_totals(run.target, run.run_id, 0)) == ["canary"]
+
+
+async def test_keys_that_changed_at_the_source_stop_it_and_the_counts_are_named(run: Run) -> None:
+    await copied(run)
+    await run.source.execute("DELETE FROM public.given WHERE id IN (1, 2)")
+
+    with pytest.raises(DataError, match="holds 9 rows; the ledger says that the other phases put 7 there"):
+        await remove(run, "everyone")
+
+    assert len(await ids(run)) == 30
+
+
+async def test_a_table_that_others_point_at_is_emptied_without_truncating(run: Run) -> None:
+    await copied(run)
+    await run.target.execute(
+        "ALTER TABLE public.taken ADD PRIMARY KEY (id);"
+        "CREATE TABLE public.pointing (id bigint REFERENCES public.taken ON DELETE CASCADE)"
+    )
+
+    assert await remove(run, "everyone") == 23
+    assert await remove(run, "canary") == 7
+    assert await ids(run) == []
+
+
+@pytest.mark.parametrize("phase", ORDER)
+async def test_rows_elsewhere_are_never_deleted_by_a_cascade(phase: str, run: Run) -> None:
+    await copied(run, phases=ORDER if phase == "everyone" else ["canary"])
+    await run.target.execute(
+        "ALTER TABLE public.taken ADD PRIMARY KEY (id);"
+        "CREATE TABLE public.pointing (own bigint REFERENCES public.taken ON DELETE CASCADE);"
+        f"INSERT INTO public.pointing VALUES ({5 if phase == 'everyone' else 8})"
+    )
+
+    with pytest.raises(DataError, match=r"rows of (public\.)?pointing point at rows of public\.taken"):
+        await remove(run, phase)
+
+    assert await run.target.fetchval("SELECT count(*) FROM public.pointing") == 1
+
+
+async def test_rows_elsewhere_that_point_at_another_phase_are_not_in_the_way(run: Run) -> None:
+    await copied(run)
+    await run.target.execute(
+        "ALTER TABLE public.taken ADD PRIMARY KEY (id);"
+        "CREATE TABLE public.pointing (own bigint REFERENCES public.taken ON DELETE CASCADE);"
+        "INSERT INTO public.pointing VALUES (8)"
+    )
+
+    assert await remove(run, "everyone") == 23
+    assert await run.target.fetchval("SELECT count(*) FROM public.pointing") == 1
+
+
+async def test_without_a_key_one_of_several_phases_can_not_be_taken_back(run: Run) -> None:
+    await copied(run, KEYLESS)
+
+    with pytest.raises(PlanError, match="has no key"):
+        await remove(run, "everyone", KEYLESS)
+
+    assert len(await ids(run)) == 30
+
+
+async def test_without_a_key_a_single_phase_is_taken_back(run: Run) -> None:
+    await copied(run, KEYLESS, phases=["everyone"])
+
+    assert await remove(run, "everyone", KEYLESS) == 23
+
+
+async def test_more_keys_than_a_batch_are_taken_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knarr.postgres.remove.BATCH", 5)
+    await copied(run)
+
+    assert await remove(run, "everyone") == 23
+    assert len(await ids(run)) == 7
+
+
+async def test_an_appending_mapping_has_an_undo_of_its_own(run: Run) -> None:
+    with pytest.raises(PlanError, match="mode is 'append'"):
+        await remove(run, "canary", ITEM.model_copy(update={"mode": "append"}))
+
+
+async def test_a_stale_writer_takes_nothing_back(run: Run) -> None:
+    await copied(run)
+    await lease.raise_epoch(run.target, run.run_id)
+
+    with pytest.raises(LostLease):
+        await remove(run, "everyone")
+
+    assert len(await ids(run)) == 30

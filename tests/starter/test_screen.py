@@ -1,0 +1,109 @@
+"""What is shown of a run: rates, times, bars and lines, from snapshots without a server."""
+
+from datetime import UTC, datetime
+
+from rich.console import Console
+from temporalio.client import WorkflowExecutionStatus
+
+from starter.following import Snapshot, started
+from starter.meter import Meter, spoken
+from starter.screen import Lines, Screen
+from workflows.messages import MappingProgress, Progress, State, Status
+
+RUN = "shop-v2/2026-11-23T10-15-02Z"
+NOW = datetime(2026, 11, 23, 10, 15, 2, tzinfo=UTC)
+
+
+def snapshot(
+    rows: int, *, at: float = 0.0, state: State = "running", live: int = 0, step: str = "copy", answered: bool = True
+) -> Snapshot:
+    mapping = MappingProgress(
+        number=0,
+        name="shop.order",
+        state="copying",
+        rows=rows,
+        estimated_rows=1000,
+        partitions_done=0,
+        partitions=4,
+    )
+    status = Status(
+        run_id=RUN,
+        plan="shop-v2",
+        source="legacy",
+        target="shop",
+        state=state,
+        phase="everyone",
+        step=step,
+        started_at=NOW,
+        updated_at=NOW,
+        rows=rows,
+        estimated_rows=1000,
+    )
+    progress = Progress(status=status, mappings=[mapping], verified_rows=0, copy_started_at=None, copy_ended_at=None)
+    return Snapshot(RUN, WorkflowExecutionStatus.RUNNING, progress, answered, {0: live} if live else {}, at=at)
+
+
+def drawn(screen: Screen, seen: Snapshot) -> str:
+    console = Console(width=140, force_terminal=False)
+    with console.capture() as capture:
+        console.print(screen.still(seen))
+    return capture.get()
+
+
+def test_a_rate_is_what_was_seen_in_the_last_seconds() -> None:
+    meter = Meter()
+    for second in range(60):
+        meter.see(float(second), 100 * second if second < 40 else 4000 + 10 * (second - 40))
+    assert 9 < meter.rate < 15
+    assert meter.seconds_left(meter.rows + 100) == 100 / meter.rate
+
+
+def test_a_partition_that_is_tried_again_is_not_shown_as_a_loss() -> None:
+    meter = Meter()
+    meter.see(0.0, 500)
+    meter.see(1.0, 200)
+    assert meter.rows == 500
+    assert meter.rate == 0.0
+    assert meter.seconds_left(1000) is None
+
+
+def test_times_are_spoken() -> None:
+    assert [spoken(seconds) for seconds in (None, 0.4, 59.4, 185, 7800)] == [
+        "–",
+        "0 s",
+        "59 s",
+        "3 min 05 s",
+        "2 h 10 min",
+    ]
+
+
+def test_rows_of_open_partitions_count_on_the_screen() -> None:
+    text = drawn(Screen(Console(), None), snapshot(300, live=150))
+    assert "450 rows" in text
+    assert RUN in text
+    assert "phase everyone" in text
+
+
+def test_the_screen_says_when_no_worker_answers() -> None:
+    assert "no worker answers" in drawn(Screen(Console(), None), snapshot(300, answered=False))
+    assert "no worker answers" not in drawn(Screen(Console(), None), snapshot(300))
+
+
+def test_without_a_terminal_a_line_comes_for_a_change_and_for_each_tenth() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    for rows in (0, 10, 20, 120, 130, 140, 250):
+        lines.show(snapshot(rows, at=rows / 10))
+    assert len(said) == 3
+    lines.show(snapshot(250, at=30.0, state="paused"))
+    assert "paused" in said[-1]
+
+
+def test_a_start_is_enough_once_the_survey_has_passed() -> None:
+    nothing_yet = snapshot(0)
+    assert nothing_yet.progress is not None
+    bare = nothing_yet.progress.model_copy(update={"mappings": []})
+    assert started(Snapshot(RUN, WorkflowExecutionStatus.RUNNING, bare, True)) is None
+    ending = started(nothing_yet)
+    assert ending is not None
+    assert "1 mappings" in ending.message
