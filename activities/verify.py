@@ -1,5 +1,7 @@
 """Verification: each unit compares, stores what it found in the target's knarr schema, and tells only numbers."""
 
+from typing import Final
+
 from temporalio import activity
 
 from activities.context import lease_of, source_of, target_of, working
@@ -21,7 +23,10 @@ from knarr.telemetry.scrub import scrub
 from knarr.verify import cross, integrity, parity, results, rules, verdict
 from knarr.verify.models import CheckKey, CheckResult, Finding
 
-FINDINGS_IN_HISTORY = 5
+FINDINGS_IN_HISTORY: Final = 5
+
+# A row that differs says more than the sums that differ because of it.
+KINDS: Final = ("parity", "integrity", "rule", "cross", "downstream")
 
 
 class _Comparing:
@@ -145,14 +150,17 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
             target_identity=record.survey.target_identity if record.survey else "",
         )
         head = await results.store_verdict(target, lease_of(run), concluded)
-        findings = [finding for result in computed for finding in result.findings]
+        by_weight = sorted(
+            computed, key=lambda result: KINDS.index(result.kind) if result.kind in KINDS else len(KINDS)
+        )
+        findings = [line(result, finding) for result in by_weight for finding in result.findings]
         return VerdictSummary(
             passed=concluded.passed,
             checks=len(expected),
             failed=sum(1 for result in computed if result.outcome != "passed") + len(expected) - len(computed),
             rows=sum(result.target_rows or 0 for result in computed if result.kind == "parity"),
             findings=sum(result.findings_total for result in computed),
-            first_findings=[scrub(line(finding)) for finding in findings[:FINDINGS_IN_HISTORY]],
+            first_findings=[scrub(finding) for finding in findings[:FINDINGS_IN_HISTORY]],
             digest=concluded.digest,
             head=head,
         )
@@ -178,8 +186,9 @@ def told(found: list[CheckResult]) -> VerifyResult:
     )
 
 
-def line(finding: Finding) -> str:
+def line(result: CheckResult, finding: Finding) -> str:
     """A finding for history: where and what, values shortened."""
     key = ", ".join(f"{name}={value}" for name, value in finding.key.items())
-    column = f" · {finding.column}: expected {finding.expected}, found {finding.found}" if finding.column else ""
-    return f"{finding.mapping} ({key}) {finding.kind}{column}"[:300]
+    where = finding.mapping or f"check '{result.name}'"
+    column = f", column {finding.column}: expected {finding.expected}, found {finding.found}" if finding.column else ""
+    return f"{where} ({key}): {finding.kind}{column}"[:300]

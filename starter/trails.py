@@ -1,12 +1,21 @@
-"""Which run's trail is meant, where it lies, and what Temporal witnesses of it."""
+"""Which run's trail is meant, what Temporal witnesses of it, and the report made of both."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from knarr.audit.chain import AuditHead
+from knarr.audit.facts import ReportData
+from knarr.audit.gather import gather
+from knarr.audit.report import render_report, report_json
+from knarr.postgres.session import connect as connect_database
 from knarr.settings import Settings
 from starter import runs
-from starter.connect import connect
+from starter.aliases import load_connections
+from starter.connect import Service, connect
 from starter.evidence import target_of, witnesses
+
+Form = Literal["html", "json"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +26,12 @@ class FoundRun:
     target: str
     witnesses: list[AuditHead]
 
+    def file(self, form: Form) -> Path:
+        """Where its report goes unless somebody says otherwise."""
+        return Path("reports") / f"{self.run_id.replace('/', '_')}.{form}"
 
-async def found_run(settings: Settings, run: str, target: str | None) -> FoundRun:
+
+async def named_run(settings: Settings, run: str, target: str | None) -> FoundRun:
     """The run by id or plan; with a target given, Temporal isn't asked and there are no witnesses.
 
     Raises:
@@ -27,5 +40,27 @@ async def found_run(settings: Settings, run: str, target: str | None) -> FoundRu
     if target is not None:
         return FoundRun(run, target, [])
     service = await connect(settings)
-    handle = await runs.find(service.client, run)
+    return await found_run(service, await runs.find(service.client, run))
+
+
+async def found_run(service: Service, handle: runs.RunHandle) -> FoundRun:
+    """A run with what Temporal's history witnesses of it."""
     return FoundRun(handle.id, await target_of(handle), await witnesses(service.client, handle.id))
+
+
+async def write_report(settings: Settings, found: FoundRun, file: Path, form: Form = "html") -> ReportData:
+    """Gather everything that the target and Temporal know of a run, and write it to a file.
+
+    Raises:
+        PlanError: the target knows no such run.
+        TransientError: the target does not answer.
+    """
+    dsn = load_connections(settings).resolve(found.target)
+    connection = await connect_database(dsn, application_name="knarr report", read_only=True)
+    try:
+        data = await gather(connection, found.run_id, found.witnesses)
+    finally:
+        await connection.close()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render_report(data) if form == "html" else report_json(data), encoding="utf-8")
+    return data

@@ -1,6 +1,8 @@
 """Real servers for the tests, in folders that the service account can reach and that go when the tests end."""
 
 import contextlib
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,10 @@ from typing import Final
 
 from knarr.local.cluster import Cluster
 from knarr.local.lifeline import command_line
+from knarr.local.owner import LOCK_FILE, is_owned
 from knarr.local.temporal import TemporalServer
+
+PREFIX: Final = "knarr-tests-"
 
 # A server whose defaults differ in all that changes how a value looks as text. What is true of two servers must not
 # depend on them, so every test that has a source and a target has one of each.
@@ -26,9 +31,20 @@ UNLIKE: Final[Mapping[str, str]] = {
 
 def new_folder() -> Path:
     """A fresh folder in the temporary place; pytest's own are closed to the service account when we are root."""
-    folder = Path(tempfile.mkdtemp(prefix="knarr-tests-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     folder.chmod(0o711)
     return folder
+
+
+def _sweep() -> None:
+    # A killed test run leaves its servers' data, some 100 MB each.
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.stat()
+            old = found.st_uid == os.getuid() and found.st_mtime < time.time() - 3600
+            if old and not any(is_owned(lock.parent) for lock in folder.glob(f"*/{LOCK_FILE}")):
+                shutil.rmtree(folder)
 
 
 def start_cluster(settings: Mapping[str, str] | None = None) -> Cluster:

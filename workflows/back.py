@@ -1,5 +1,6 @@
 """Turning back: the epoch is raised, the compensations run in reverse, and the run says how it ended."""
 
+import asyncio
 from typing import Final
 
 from temporalio import workflow
@@ -109,8 +110,12 @@ async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
         view.show("aborted", step="ended")
         # Only a workflow whose cancellation was requested ends as canceled, and a workflow can't request its own:
         # an activity does it with the worker's client.
-        await workflow.execute_activity(request_cancel, RunInput(run=conduct.run), summary="end as canceled", **BRIEF)
-        await workflow.wait_condition(lambda: False)
+        if workflow.cancellation_reason() is None:
+            await workflow.execute_activity(
+                request_cancel, RunInput(run=conduct.run), summary="end as canceled", **BRIEF
+            )
+            await workflow.wait_condition(lambda: workflow.cancellation_reason() is not None)
+        raise asyncio.CancelledError
     if turn.error_type in REFUSED:
         view.show("refused", step="ended")
         raise ApplicationError(f"REFUSED: {turn.reason}", type=turn.error_type, non_retryable=True)

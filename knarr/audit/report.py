@@ -141,7 +141,7 @@ def mapping_lines(data: ReportData) -> list[MappingLine]:
     moved = {
         mapping.number: story.Copied(rows=mapping.rows, bytes=mapping.bytes, seconds=mapping.seconds)
         if mapping.partitions_copied
-        else trail.get(mapping.number, story.Copied())
+        else trail.get(mapping.name, story.Copied())
         for mapping in data.mappings
     }
     most = max((each.rows for each in moved.values()), default=0) or 1

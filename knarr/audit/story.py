@@ -93,13 +93,13 @@ def events(data: ReportData) -> list[Event]:
     return sorted(told, key=lambda event: event.position)
 
 
-def copied(data: ReportData) -> dict[int, Copied]:
-    """What each mapping's copies moved by the audit trail, also when it has been taken back since."""
-    moved: dict[int, Copied] = {}
+def copied(data: ReportData) -> dict[str, Copied]:
+    """What each mapping's copies moved, by its name, by the audit trail: also when it has been taken back since."""
+    moved: dict[str, Copied] = {}
     for entry in data.trail.entries:
         body = body_of(entry.body)
-        mapping = body.get("mapping")
-        if entry.kind == "copy" and isinstance(mapping, int):
+        if entry.kind == "copy":
+            mapping = _mapping(body, data)
             before = moved.get(mapping, Copied())
             moved[mapping] = Copied(
                 rows=before.rows + int(_number(body.get("rows"))),
@@ -183,10 +183,12 @@ def _event(entry: AuditEntry, previous: datetime | None, data: ReportData) -> Ev
     mapping = _mapping(body, data)
     step = _word(body.get("step")) or _word(body.get("action")) or _word(body.get("name"))
     summary = _word(body.get("summary")) or _word(body.get("message"))
-    if entry.kind == "operator":
-        summary = ""  # it says action and answer once more
+    if body.get("action") and body.get("answer"):
+        summary = ""  # it says these two once more
     rest = {key: value for key, value in body.items() if key not in _TOLD and value not in (None, "", [], {})}
     undo = entry.kind.startswith("compensation")
+    if mapping and mapping in step:
+        mapping = ""
     title = " ".join(part for part in (entry.kind if not step or undo else "", step, mapping) if part) or entry.kind
     if step and entry.kind not in ("step", "compensation"):
         title = f"{entry.kind}: {title}"

@@ -1,5 +1,6 @@
 """A plan as far as it can be read, so that rules are held against its sound parts while others are still broken."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
@@ -60,24 +61,28 @@ class Draft:
         )
 
 
-def salvage(data: YamlValue) -> Draft:
-    """What is sound in the data of a plan that is not."""
+def salvage(data: YamlValue, broken: Iterable[YamlPath]) -> Draft:
+    """What is sound in the data of a plan that is not; `broken` are the paths at which it is not."""
     if not isinstance(data, dict):
         return Draft(complete=False)
-    entries = _list(data.get("mappings"))
+    wrong: dict[YamlPath, list[YamlPath]] = {}
+    for loc in broken:
+        wrong.setdefault(loc[:2], []).append(loc[2:])
+    entries, rollout = _list(data.get("mappings")), _list(data.get("rollout"))
     mappings: dict[int, Mapping] = {}
-    patched: set[int] = set()
     removed: dict[int, dict[str, set[int]]] = {}
     for number, entry in enumerate(entries):
-        broken = _broken(entry, Mapping)
-        mapping = _part(entry, Mapping)
-        if mapping is None:
-            patched.add(number)
-            mapping, removed[number] = _mended(entry, broken)
+        if ("mappings", number) in wrong:
+            mapping, removed[number] = _mended(entry, wrong["mappings", number])
+        else:
+            mapping = _part(entry, Mapping)
         if mapping is not None:
             mappings[number] = mapping
-    rollout = _list(data.get("rollout"))
-    phases = {number: phase for number, entry in enumerate(rollout) if (phase := _phase(entry)) is not None}
+    phases = {
+        number: phase
+        for number, entry in enumerate(rollout)
+        if (phase := _phase(entry, wrong.get(("rollout", number), []))) is not None
+    }
     named = all("?" not in mapping.target for mapping in mappings.values())
     return Draft(
         source=_alias(data.get("source")),
@@ -89,7 +94,7 @@ def salvage(data: YamlValue) -> Draft:
         rollback=_part(data.get("rollback", {}), RollbackCriteria),
         limits=_part(data.get("limits", {}), Limits),
         complete=named and 0 < len(entries) == len(mappings) and len(rollout) == len(phases),
-        patched=frozenset(patched),
+        patched=frozenset(removed),
         removed=removed,
     )
 
@@ -103,8 +108,11 @@ def _mended(data: YamlValue, broken: list[YamlPath]) -> tuple[Mapping | None, di
     if not isinstance(data, dict):
         return None, removed
     mended = dict(data)
-    for part, *below in broken:
-        field_name, value = str(part), data.get(str(part))
+    for loc in broken:
+        if not loc:
+            continue
+        field_name, below = str(loc[0]), loc[1:]
+        value = data.get(field_name)
         if field_name in ("key", "columns") and below and isinstance(value, dict):
             mended[field_name] = {**_dict(mended.get(field_name)), str(below[0]): "="}
         elif below and isinstance(value, list) and isinstance(below[0], int):
@@ -120,31 +128,19 @@ def _mended(data: YamlValue, broken: list[YamlPath]) -> tuple[Mapping | None, di
     return _part(mended, Mapping), removed
 
 
-def _phase(data: YamlValue) -> Phase | None:
+def _phase(data: YamlValue, broken: list[YamlPath]) -> Phase | None:
     """A phase whose name and rows are sound, whatever is wrong with the rest."""
     if not isinstance(data, dict):
         return None
-    broken = {loc[0] for loc in _broken(data, Phase)}
-    return _part({key: value for key, value in data.items() if key not in broken - {"phase", "where"}}, Phase)
-
-
-def _broken(data: YamlValue, model: type[BaseModel]) -> list[YamlPath]:
-    try:
-        _validate(model, data)
-    except ValidationError as error:
-        return [part["loc"] for part in error.errors(include_url=False, include_input=False) if part["loc"]]
-    return []
+    gone = {loc[0] for loc in broken if loc} - {"phase", "where"}
+    return _part({key: value for key, value in data.items() if key not in gone}, Phase)
 
 
 def _part(data: YamlValue, model: type[_Part]) -> _Part | None:
     try:
-        return _validate(model, data)
+        return model.model_validate(data, context=FROM_YAML, by_alias=True, by_name=False)
     except ValidationError:
         return None
-
-
-def _validate(model: type[_Part], data: YamlValue) -> _Part:
-    return model.model_validate(data, context=FROM_YAML, by_alias=True, by_name=False)
 
 
 def _dict(data: YamlValue) -> dict[str, YamlValue]:

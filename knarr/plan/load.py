@@ -55,9 +55,10 @@ def parse_plan(text: str, path: Path) -> LoadedPlan:
         plan = Plan.model_validate(document.data, context=FROM_YAML, by_alias=True, by_name=False)
         draft = Draft.of(plan)
     except ValidationError as error:
-        wrong, uncounted = wrong_types.faults(error, document)
+        details = error.errors(include_url=False)
+        wrong, uncounted = wrong_types.faults(details, document)
         faults += wrong
-        draft = salvage(document.data)
+        draft = salvage(document.data, [part["loc"] for part in details])
     faults += rules.check(draft)
     if faults or plan is None:
         raise _problems(faults, document, text, path, uncounted)

@@ -19,7 +19,7 @@ LONGEST_NAME: Final = 63
 _LONGEST_TEXT: Final = 5_000
 
 _NAME: Final = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"]|"")+")'
-_SOURCE: Final = re.compile(rf"({_NAME})\s*\.\s*(?:(\*)|({_NAME})(?:\s+(?:(?i:as)\s+)?({_NAME}))?)")
+_SOURCE: Final = re.compile(rf"({_NAME})\s*\.\s*(?:(\*)|({_NAME})(?:\s+(?:(?i:as)\s+)?((?!(?i:as)$){_NAME}))?)")
 _REFERENCE: Final = re.compile(rf"({_NAME})\s*\.\s*({_NAME})\s*(?:\(\s*({_NAME}(?:\s*,\s*{_NAME})*)\s*\))?")
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 

@@ -1,5 +1,6 @@
 """The JSON Schema of a plan, for editors: completion, descriptions, and the short forms that YAML allows."""
 
+import re
 from typing import Any, Final
 
 from knarr.plan.models import Plan
@@ -31,6 +32,10 @@ def plan_json_schema() -> JsonSchema:
     """
     schema = Plan.model_json_schema(by_alias=True, mode="validation")
     definitions: dict[str, JsonSchema] = schema["$defs"]
+    for name, definition in (("Plan", schema), *definitions.items()):
+        definition["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
+        for key, described in definition["properties"].items():
+            described["title"] = key.replace("_", " ").capitalize()
     for model, field in _ONE_FOR_A_LIST:
         properties = definitions[model]["properties"]
         full = properties[field]

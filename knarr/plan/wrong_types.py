@@ -4,7 +4,7 @@ import re
 import types
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -47,18 +47,19 @@ _NAMES_OF: Final = {
 }
 
 
-def faults(error: ValidationError, document: Document) -> tuple[list[Fault], int]:
-    """The first errors of a validation, in the file's order, and how many more there are.
+def faults(errors: list[ErrorDetails], document: Document) -> tuple[list[Fault], int]:
+    """The first of a validation's errors, in the file's order, and how many more there are.
 
     Each has a path that exists in the file, or whose parent does. Errors at a value that the reader refused already
     are left out.
     """
+    # What is missing may be just what the reader refused: a merge key, or the source that names the target.
+    refused_in = {path[:-1] for path in document.refused if path}
     found: list[tuple[tuple[int, int], YamlPath, ErrorDetails]] = []
-    for details in error.errors(include_url=False):
+    for details in errors:
         loc = tuple(part for part in details["loc"] if part != "[key]")
-        # What is missing may be just what the reader refused: a merge key, or the source that names the target.
-        around = loc[:-1] if details["type"] == "missing" else loc
-        if not any(loc[: len(path)] == path or (around != loc and path[:-1] == around) for path in document.refused):
+        refused = any(loc[:length] in document.refused for length in range(len(loc) + 1))
+        if not refused and not (details["type"] == "missing" and loc[:-1] in refused_in):
             place = document.places[document.nearest(loc)]
             found.append(((place.line, place.column), loc, details))
     found.sort(key=lambda entry: entry[0])

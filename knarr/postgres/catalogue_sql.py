@@ -51,7 +51,11 @@ SELECT a.attrelid AS table_oid,
        a.attname AS name,
        a.atttypid AS type_oid,
        format_type(a.atttypid, a.atttypmod) AS type,
-       a.attnotnull AS not_null,
+       -- Since 18 a NOT NULL can be NOT VALID: attnotnull says it of rows to come, not of those that are there.
+       a.attnotnull AND NOT EXISTS (
+            SELECT FROM pg_constraint con
+             WHERE con.conrelid = a.attrelid AND con.contype = 'n' AND con.conkey = ARRAY[a.attnum]
+               AND NOT con.convalidated) AS not_null,
        CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' END AS identity,
        CASE a.attgenerated WHEN 's' THEN 'stored' WHEN 'v' THEN 'virtual' END AS generated,
        pg_get_expr(d.adbin, d.adrelid) AS default_sql,

@@ -154,9 +154,10 @@ async def _roll_back(connection: Connection, begun: asyncpg.transaction.Transact
         return
     try:
         await asyncio.wait_for(begun.rollback(), ROLLBACK_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-        # The error that led here is the one to tell; a closed socket rolls back as surely.
-        connection.terminate()
+    except Exception:
+        # The error that led here is the one to tell, and a closed socket rolls back as surely. A COPY that was
+        # cancelled at a bad moment leaves asyncpg in a state in which it refuses any query (InternalClientError).
+        await end(connection)
 
 
 async def fence(connection: Connection, lease: Lease) -> None:

@@ -113,8 +113,8 @@ async def end(connection: Connection) -> None:
     """
     try:
         await connection.close(timeout=END_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-        connection.terminate()
+    except Exception:
+        connection.terminate()  # it could not say good-bye; all that matters is that it goes
 
 
 async def rename(connection: Connection, application_name: str) -> None:
@@ -180,7 +180,7 @@ class Pools:
         try:
             # RESET ALL, and so on: back to what `connect` pinned, with no lock, cursor or transaction left.
             await connection.reset(timeout=RELEASE_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except Exception:
             # The borrower's work is done; a connection that can't be reset is of no use to the next one.
             connection.terminate()
         except BaseException:

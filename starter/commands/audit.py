@@ -21,10 +21,10 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
     from knarr.settings import Settings
     from starter.aliases import load_connections
     from starter.failures import StarterError
-    from starter.trails import found_run
+    from starter.trails import named_run
 
     settings = Settings()
-    found = await found_run(settings, run, target)
+    found = await named_run(settings, run, target)
     dsn = load_connections(settings).resolve(found.target)
     connection = await connect(dsn, application_name="knarr audit", read_only=True)
     try:

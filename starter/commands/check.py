@@ -64,7 +64,7 @@ def _table(survey: "Survey") -> "Table":
     from starter.units import spoken_bytes
 
     title = f"source: PostgreSQL {survey.source_version}   target: PostgreSQL {survey.target_version}"
-    table = Table(title=title, title_justify="left", pad_edge=False)
+    table = Table(title=title, title_justify="left")
     table.add_column("target table")
     table.add_column("from")
     table.add_column("about rows", justify="right")

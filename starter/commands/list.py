@@ -20,7 +20,7 @@ async def list_(output: Output, plan_name: str | None) -> Exit:
 
     service = await connect(Settings())
     found = await runs.listed(service.client, plan=plan_name)
-    table = Table("run", "state", "phase", "from", "to", "started", "ended", pad_edge=False)
+    table = Table("run", "state", "phase", "from", "to", "started", "ended")
     for run in found:
         ended = f"{run.ended_at:%Y-%m-%d %H:%M:%S}" if run.ended_at else ""
         table.add_row(

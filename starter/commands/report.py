@@ -21,24 +21,13 @@ async def report(output: Output, run: str, form: Literal["html", "json"], file: 
 
     It tells what was moved, what was verified, what operators did, and holds the chain that proves it.
     """
-    from knarr.audit.gather import gather
-    from knarr.audit.report import render_report, report_json
-    from knarr.postgres.session import connect
     from knarr.settings import Settings
-    from starter.aliases import load_connections
-    from starter.trails import found_run
+    from starter.trails import named_run, write_report
 
     settings = Settings()
-    found = await found_run(settings, run, target)
-    dsn = load_connections(settings).resolve(found.target)
-    connection = await connect(dsn, application_name="knarr report", read_only=True)
-    try:
-        data = await gather(connection, found.run_id, found.witnesses)
-    finally:
-        await connection.close()
-    path = Path(file) if file else Path("reports") / f"{found.run_id.replace('/', '_')}.{form}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(data) if form == "html" else report_json(data), encoding="utf-8")
+    found = await named_run(settings, run, target)
+    path = Path(file) if file else found.file(form)
+    data = await write_report(settings, found, path, form)
     output.result(f"{data.headline}\nreport written to {path}")
     output.document(
         "report",

@@ -30,6 +30,7 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
     from starter import local, watching
     from starter.aliases import load_connections
     from starter.runs import check_steps
+    from starter.trails import found_run, write_report
 
     steps = check_steps(pause_before)
     settings = Settings()
@@ -43,7 +44,15 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
         async with local.local_worker(settings, servers, Path(plan).absolute().parent) as worker:
             handle = await _start_or_go_on(output, service, loaded, settings.task_queue, steps)
             goodbye = f"stopped; the run is kept in {settings.state_dir} and goes on with: knarr run {plan}"
-            return await watching.watch(output, settings, service, handle, goodbye=goodbye, failed=worker.failed)
+            exit_code = await watching.watch(
+                output, settings, service, handle, goodbye=goodbye, failed=worker.failed, hints=False
+            )
+            if exit_code in {Exit.DONE, Exit.ROLLED_BACK, Exit.ABORTED}:
+                # Now, while Temporal is up to witness it: it ends with this command.
+                found = await found_run(service, handle)
+                await write_report(settings, found, found.file("html"))
+                output.result(f"report: {found.file('html')}\nlook again: knarr up, then knarr audit {handle.id}")
+            return exit_code
 
 
 async def _start_or_go_on(

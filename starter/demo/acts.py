@@ -5,19 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from knarr.audit.chain import check_chain, read, read_head
-from knarr.audit.gather import gather
-from knarr.audit.report import render_report
 from knarr.plan.load import LoadedPlan, canonical_json, digest_of
-from knarr.postgres.session import connect
 from knarr.verify.models import Finding
 from starter import runs, watching
 from starter.demo.stage import Stage
-from starter.evidence import witnesses
 from starter.exits import Exit
 from starter.following import Ending, Snapshot
 from starter.ordering import give
 from starter.output import Output
+from starter.trails import found_run, write_report
 from starter.verdicts import stored_verdict, told
 from workflows.messages import Order
 
@@ -47,8 +43,7 @@ async def first(output: Output, stage: Stage, plan: LoadedPlan) -> str:
     ended = await watching.watch(output, stage.settings, stage.service, handle, goodbye="the demo ends", hints=False)
     if ended is not Exit.DONE:
         raise WentWrongError(f"expected a run that completes, saw: {ended.meaning}")
-    output.result("")
-    await _prove(output, stage, handle.id, "shop")
+    await _prove(output, stage, handle)
     return handle.id
 
 
@@ -82,8 +77,7 @@ async def second(output: Output, stage: Stage, plan: LoadedPlan) -> str:
     after = _dump(stage, database)
     if after != before:
         raise WentWrongError(f"the target is not what it was: {_first_difference(before, after)}")
-    output.result("")
-    await _prove(output, stage, handle.id, database)
+    await _prove(output, stage, handle)
     output.result(f"✓ verification named the row, the column and both values: {told(finding)}")
     output.result(f"✓ the target is what it was before: the dumps are equal, SHA-256 {_short(after)}")
     return handle.id
@@ -118,27 +112,19 @@ def renamed(plan: LoadedPlan, name: str, target: str) -> LoadedPlan:
     return LoadedPlan(plan=other, canonical=canonical, digest=digest_of(canonical), path=plan.path)
 
 
-async def _prove(output: Output, stage: Stage, run_id: str, target: str) -> None:
+async def _prove(output: Output, stage: Stage, handle: runs.RunHandle) -> None:
     """Check the audit trail against Temporal's history and write the report."""
-    dsn = stage.shop.dsn(target)
-    seen = await witnesses(stage.service.client, run_id)
-    connection = await connect(dsn, application_name="knarr demo", read_only=True)
-    try:
-        entries, head = await read(connection, run_id), await read_head(connection, run_id)
-        data = await gather(connection, run_id, seen)
-    finally:
-        await connection.close()
-    if faults := check_chain(entries, head, seen):
-        raise WentWrongError(f"the audit trail has a fault: {faults[0].message}")
-    if not seen:
+    found = await found_run(stage.service, handle)
+    path = Path("reports") / f"demo-{found.target}.html"
+    data = await write_report(stage.settings, found, path)
+    if data.doubts:
+        raise WentWrongError(f"the evidence does not hold: {data.doubts[0]}")
+    if not found.witnesses:
         raise WentWrongError("Temporal's history holds no head of the audit chain: nothing witnesses it")
-    path = Path("reports") / f"demo-{target}.html"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(render_report(data), encoding="utf-8")
-    output.result(
-        f"✓ audit trail: {len(entries)} entries, unbroken, witnessed by {len(seen)} heads in Temporal's history"
-    )
-    output.result(f"✓ report: {path}   Web UI: {stage.service.link(run_id)}")
+    counts = f"{len(data.trail.entries)} entries, unbroken; Temporal's history witnesses {len(found.witnesses)} of them"
+    output.result(f"\n✓ audit trail: {counts}")
+    output.result(f"✓ report:      {path}")
+    output.result(f"✓ Web UI:      {stage.service.link(handle.id)}")
 
 
 async def _found(stage: Stage, run_id: str, target: str) -> Finding:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from knarr.plan import PlanProblems, load_plan, parse_plan
 
 ANYWHERE: Final = Path("plan.yaml")
-# Matrix row 44 asks for 1 s; a busy machine gets three times as much.
+# Seconds of CPU. Row 44 of the fault matrix asks for 1 s; a slower machine gets three times as much.
 PATIENCE: Final = 3.0
 
 ALIASES: Final = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -32,7 +32,7 @@ BOMBS: Final = {
     "very many values": "[" + "a," * 499_000 + "]",
     "many values of the wrong type": MAPPING + "  indexes: [" + "1," * 39_000 + "]",
     "many unknown keys": "\n".join(f"k{n}: 1" for n in range(39_000)),
-    "many labels": "types: {a.b: [" + ",".join(f"a{n}" for n in range(39_000)) + "]}\n" + MAPPING,
+    "many labels": "types: {a.b: [" + "a," * 39_000 + "]}\n" + MAPPING,
     "many unknown columns": MAPPING + "  key: {id: x}\n  columns: {}\n  primary_key: [" + "a," * 39_000 + "]",
     "a huge scalar": "name: " + "x" * 990_000,
     "a huge key": "? " + "x" * 990_000 + "\n: 1",
@@ -44,18 +44,19 @@ BOMBS: Final = {
     "many words in a criterion": MAPPING + "rollback: {on: ['deadline " + "a " * 400_000 + "']}",
     "many quotes": "a: '" + "x 'y " * 150_000,
     "many tabs": "\t" * 990_000,
+    "many tags and wrong values": MAPPING + "  indexes: [" + "!a b," * 900 + "1," * 38_000 + "]",
     "many anchors": "- &a b\n" * 100_000,
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_soon(name: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
 
     with pytest.raises(PlanProblems):
         parse_plan(BOMBS[name], ANYWHERE)
 
-    assert time.perf_counter() - started < PATIENCE
+    assert time.process_time() - started < PATIENCE
 
 
 MEASURE: Final = """

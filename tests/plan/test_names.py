@@ -15,7 +15,7 @@ from knarr.plan.resolved import TableName
         ("public.orders", ("public", "orders", "orders")),
         ("public.orders o", ("public", "orders", "o")),
         ("public.orders AS o", ("public", "orders", "o")),
-        ("public.orders as As", ("public", "orders", "as")),
+        ('public.orders as "as"', ("public", "orders", "as")),
         ("Public . Orders  O", ("public", "orders", "o")),
         ('"Public"."Or ders.x" "O"', ("Public", "Or ders.x", "O")),
         ('s."a""b"', ("s", 'a"b', 'a"b')),

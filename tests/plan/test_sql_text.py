@@ -54,7 +54,7 @@ def test_an_expression_that_ends_where_it_should(text: str) -> None:
         ("(a]", "a ']' without"),
         ("a[1", "a '[' without"),
         ("'a", "a ' without"),
-        ("'a'''", "a ' without"),
+        ("'a''", "a ' without"),
         ("E'a\\'", "a ' without"),
         ("'\\'; DROP TABLE x --'", "a ';'"),
         ('"a', 'a " without'),

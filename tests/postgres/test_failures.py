@@ -83,6 +83,11 @@ async def test_what_the_server_raises_is_classified_by_its_sqlstate(
         (ssl.SSLCertVerificationError("wrong host"), PlanError),
         (asyncpg.InterfaceError("connection is closed"), TransientError),
         (asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), TransientError),
+        (
+            asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
+            TransientError,
+        ),
+        (asyncpg.InternalClientError("unknown error in protocol implementation"), PlanError),
         (asyncpg.DataError("invalid input for query argument $1"), DataError),
         (asyncpg.InterfaceError("another operation is in progress"), PlanError),
         (ZeroDivisionError("bug"), PlanError),

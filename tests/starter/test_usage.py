@@ -184,3 +184,9 @@ def test_the_plan_that_the_readme_explains_is_a_plan() -> None:
 @pytest.mark.parametrize("example", ["tpch/shop.yaml", "chinook/chinook.yaml"])
 def test_the_examples_are_plans(example: str) -> None:
     assert load_plan(Path(__file__).parents[2] / "examples" / example).plan.mappings
+
+
+def test_the_schema_beside_the_examples_is_the_one_that_is_printed() -> None:
+    """Mend it by: knarr schema -o examples/plan.schema.json"""
+    beside = Path(__file__).parents[2] / "examples" / "plan.schema.json"
+    assert beside.read_text(encoding="utf-8") == knarr("schema").stdout

@@ -57,9 +57,9 @@ async def survey(source: Connection, target: Connection, plan: Plan, run_id: str
 
 async def _survey(source: Connection, target: Connection, plan: Plan, run_id: str | None) -> Survey:
     problems = Problems()
-    await environment.check_servers(source, target, (plan.source, plan.target), problems)
+    can_be_asked = await environment.check_servers(source, target, (plan.source, plan.target), problems)
     identities = await environment.identity(source), await environment.identity(target)
-    sketches = await sketch(source, target, plan, problems)
+    sketches = await sketch(source, target, plan, problems) if can_be_asked else []
     schemas: dict[str, str] = {}
     for one in sketches:
         schemas.setdefault(one.source.schema_name, one.target.schema_name)

@@ -19,7 +19,7 @@ _SERVER: Final = """
 SELECT current_setting('server_version') AS version,
        current_setting('server_version_num')::int / 10000 AS major,
        pg_catalog.pg_encoding_to_char(d.encoding) AS encoding,
-       d.datlocprovider::text AS provider, d.datcollate AS collation,
+       coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS provider, d.datcollate AS collation,
        pg_catalog.pg_is_in_recovery() AS standby,
        d.datname AS database
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
@@ -49,7 +49,8 @@ SELECT r.srrelid::regclass::text FROM pg_catalog.pg_subscription_rel r WHERE r.s
 _SYSTEM: Final = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
 _PLACE: Final = """
 SELECT coalesce(host(pg_catalog.inet_server_addr()) IN ('127.0.0.1', '::1'), true) AS local,
-       pg_catalog.current_setting('data_directory', true) AS folder
+       CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE')
+            THEN pg_catalog.current_setting('data_directory') END AS folder
 """
 
 
@@ -63,14 +64,16 @@ async def identity(connection: Connection) -> str:
     return f"{system}/{database}"
 
 
-async def check_servers(source: Connection, target: Connection, aliases: tuple[str, str], problems: Problems) -> None:
-    """Versions, encodings, collations, and whether the target takes writes at all."""
+async def check_servers(source: Connection, target: Connection, aliases: tuple[str, str], problems: Problems) -> bool:
+    """Versions, encodings, collations, whether the target takes writes; False: a server is too old to be asked."""
     here, there = await source.fetchrow(_SERVER), await target.fetchrow(_SERVER)
     assert here is not None and there is not None
     sides = (f"source {aliases[0]}", f"target {aliases[1]}")
     for side, server in zip(sides, (here, there), strict=True):
         if server["major"] < OLDEST:
             problems.error(side, f"PostgreSQL {server['version']}", expected=f"PostgreSQL {OLDEST} or later")
+    if problems.errors:
+        return False
     if here["standby"]:
         problems.warn(
             sides[0], "the server is a standby", hint="long reads may be cancelled there, and it may lag behind"
@@ -103,6 +106,7 @@ async def check_servers(source: Connection, target: Connection, aliases: tuple[s
                 f"prepared transactions are open: {listed(prepared)}",
                 hint="their rows are not seen, and their locks stay until COMMIT PREPARED or ROLLBACK PREPARED",
             )
+    return True
 
 
 async def check_surroundings(inquiry: Inquiry) -> None:

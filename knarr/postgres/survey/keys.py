@@ -6,6 +6,7 @@ from typing import Final
 import asyncpg
 
 from knarr.errors import TransientError
+from knarr.plan.units import seconds
 from knarr.postgres.failures import classify
 from knarr.postgres.survey.inquiry import Inquiry, enclosed
 from knarr.postgres.survey.problems import listed
@@ -95,6 +96,8 @@ async def _count(
     where_in_plan = sketch.where(path)
     try:
         async with inquiry.source.transaction(readonly=True):
+            longest = round(seconds(inquiry.plan.limits.statement_timeout) * 1000)
+            await inquiry.source.execute(f"SET LOCAL statement_timeout = {longest}")
             doubled = await inquiry.source.fetch(query)
             nulls = 0
             if never_null:

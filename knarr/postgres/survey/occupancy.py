@@ -89,7 +89,7 @@ async def check_occupancy(inquiry: Inquiry, sketch: Sketch, copied: frozenset[st
                 where,
                 f"table {write_table(sketch.target)} has rows",
                 expected="an empty table with `mode: fill`",
-                hint="empty it, or use `mode: append` or `mode: merge`",
+                hint="empty it, or name another target",
             )
     if table.insert_triggers:
         inquiry.problems.error(
@@ -143,7 +143,7 @@ async def _in_the_way(inquiry: Inquiry, sketch: Sketch) -> None:
         sketch.where("target"),
         f"{kind} {write_table(sketch.target)} exists on the target, with {rows}",
         expected="that it is absent: the run makes it",
-        hint="`mode: fill` fills an empty table, `mode: append` adds to one; or drop it, or name another target",
+        hint="`mode: fill` fills an empty table; or drop it, or name another target",
     )
 
 

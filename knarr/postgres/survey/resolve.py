@@ -199,10 +199,7 @@ def _not_null(sketch: Sketch, name: str, column: Column, plain: CatalogueColumn 
         return True
     if column.null is True or plain is None or not plain.not_null:
         return False
-    unproven = any(
-        one.kind == "n" and not one.validated and one.columns == [plain.name] for one in sketch.source_table.constraints
-    )
-    return not unproven and not _SOURCE_MAY_BE_MISSING.search(sketch.mapping.joins or "")
+    return not _SOURCE_MAY_BE_MISSING.search(sketch.mapping.joins or "")
 
 
 def _resolve_key(inquiry: Inquiry, sketch: Sketch) -> None:
@@ -219,8 +216,8 @@ def _resolve_key(inquiry: Inquiry, sketch: Sketch) -> None:
         column = sketch.column(name)
         if column is not None:
             sketch.key.append(column)
-        elif sketch.as_is:
-            known = [one.name for one in sketch.copied]
+        elif sketch.as_is and sketch.source_table.column(name) is None:
+            known = [one.name for one in sketch.source_table.columns]
             inquiry.problems.error(
                 sketch.where("key", name),
                 f"the key names column {name}, which {sketch.source} does not have",

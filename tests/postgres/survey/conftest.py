@@ -36,6 +36,11 @@ async def reader(source_dsn: str) -> AsyncIterator[Connection]:
 @pytest.fixture
 def surveyed(reader: Connection, target: Connection) -> Surveyed:
     """Surveys a plan: `await surveyed({"target": ..., "source": ...}, ..., types=..., checks=...)`."""
+    return surveys(reader, target)
+
+
+def surveys(reader: Connection, target: Connection) -> Surveyed:
+    """What `surveyed` is, over these two connections."""
 
     async def run(*mappings: dict[str, Any], run_id: str | None = None, **plan: Any) -> Survey:
         whole = {"name": "p", "source": "legacy", "target": "shop", "mappings": list(mappings)} | plan

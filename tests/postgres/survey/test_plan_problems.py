@@ -1,11 +1,14 @@
 """Each thing that a plan can have wrong, found by holding it against the databases, with its exact words."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from knarr.postgres.session import Connection
-from tests.postgres.survey.conftest import Surveyed, told
+from knarr.local.cluster import Cluster
+from knarr.postgres.session import connect
+from tests.postgres.survey.conftest import Surveyed, surveys, told
 
 LEGACY = """
 CREATE TABLE customer (id integer PRIMARY KEY, name varchar(40) NOT NULL, email text UNIQUE, balance numeric(12, 4));
@@ -389,9 +392,24 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str, str, str]]]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+async def surveyed(cluster: Cluster, second_cluster: Cluster) -> AsyncIterator[Surveyed]:
+    """Surveys over one source and one target for all of this module: a survey writes nothing, on neither side."""
+    dsn = cluster.create_database("problems")
+    cluster.psql(LEGACY, "problems")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(cluster.drop_database, "problems")
+        stack.callback(second_cluster.drop_database, "problems")
+        reader = await connect(dsn, application_name="test reader", read_only=True)
+        target = await connect(second_cluster.create_database("problems"), application_name="test target")
+        await target.execute("CREATE SCHEMA taken; CREATE TABLE taken.orders AS SELECT 1 AS id")
+        stack.callback(reader.terminate)
+        stack.callback(target.terminate)
+        yield surveys(reader, target)
+
+
 @pytest.mark.parametrize("case", CASES)
-async def test_a_mapping_is_refused_for(case: str, surveyed: Surveyed, source: Connection) -> None:
-    await source.execute(LEGACY)
+async def test_a_mapping_is_refused_for(case: str, surveyed: Surveyed) -> None:
     mapping, expected = CASES[case]
 
     found = await surveyed(mapping)
@@ -399,9 +417,7 @@ async def test_a_mapping_is_refused_for(case: str, surveyed: Surveyed, source: C
     assert told(found) == expected
 
 
-async def test_a_phase_that_does_not_run_is_named(surveyed: Surveyed, source: Connection) -> None:
-    await source.execute(LEGACY)
-
+async def test_a_phase_that_does_not_run_is_named(surveyed: Surveyed) -> None:
     found = await surveyed(
         customer({"name": "="}),
         rollout=[{"phase": "canary", "where": {"shop.customer": "c.idd = 1"}}, {"phase": "everyone"}],
@@ -417,8 +433,7 @@ async def test_a_phase_that_does_not_run_is_named(surveyed: Surveyed, source: Co
     ]
 
 
-async def test_a_cross_check_is_held_against_both_sides(surveyed: Surveyed, source: Connection) -> None:
-    await source.execute(LEGACY)
+async def test_a_cross_check_is_held_against_both_sides(surveyed: Surveyed) -> None:
     queries = {
         "names": ("SELECT nam FROM customer", "SELECT name FROM shop.custmer"),
         "sums": ("SELECT count(*), sum(id) FROM customer", "SELECT count(*) FROM shop.customer"),
@@ -439,15 +454,10 @@ async def test_a_cross_check_is_held_against_both_sides(surveyed: Surveyed, sour
     ]
 
 
-async def test_all_problems_come_in_one_report(surveyed: Surveyed, source: Connection, target: Connection) -> None:
-    await source.execute(LEGACY)
-    await target.execute(
-        "CREATE SCHEMA shop; CREATE TABLE shop.orders (id integer); INSERT INTO shop.orders VALUES (1)"
-    )
-
+async def test_all_problems_come_in_one_report(surveyed: Surveyed) -> None:
     found = await surveyed(
         customer({"name": "trim(c.nam)", "email": "=", "balance": "sum(c.balance)"}, where="c.id"),
-        {"target": "shop.orders", "source": "public.orders"},
+        {"target": "taken.orders", "source": "public.orders"},
         {"target": "shop.gone", "source": "public.gone", "key": {"id": "id"}, "columns": {}},
         {"target": "shop.doubled", "source": "public.customer", "key": {"name": "name"}, "columns": {}},
         checks=[{"name": "x", "source": "SELECT 1 FROM nowhere", "target": "SELECT 1"}],
@@ -458,15 +468,13 @@ async def test_all_problems_come_in_one_report(surveyed: Surveyed, source: Conne
         "mappings[0].columns.balance (shop.customer)",
         "mappings[0].columns.name (shop.customer)",
         "mappings[0].where (shop.customer)",
-        "mappings[1].target (shop.orders)",
+        "mappings[1].target (taken.orders)",
         "mappings[2].source (shop.gone)",
         "mappings[3].key (shop.doubled)",
     ]
 
 
-async def test_a_cast_that_rounds_is_said(surveyed: Surveyed, source: Connection) -> None:
-    await source.execute(LEGACY)
-
+async def test_a_cast_that_rounds_is_said(surveyed: Surveyed) -> None:
     found = await surveyed(customer({"balance": {"from": "=", "type": "numeric(12,2)"}}))
 
     assert told(found, "warning") == [
