@@ -34,7 +34,7 @@ async def create_tables(given: RunInput) -> StepResult:
 async def drop_tables(given: CompensationInput) -> StepResult:
     """Compensation of `create_tables`: drops what this run made, the newest first. Holds when nothing was made."""
     run = given.run
-    async with working("drop tables", run), target_of(run) as target:
+    async with working("drop tables", run, undoing=True), target_of(run) as target:
         dropped = 0
         for mapping in reversed(await mappings.load_mappings(target, run.run_id)):
             dropped += await objects.drop_objects(target, lease_of(run), run.run_id, mapping.number, list(BEFORE_ROWS))
@@ -84,7 +84,7 @@ async def set_sequences(given: MappingInput) -> StepResult:
 async def reset_sequences(given: CompensationInput) -> StepResult:
     """Compensation of `set_sequences`: those that the run did not make stand again where they stood."""
     run = given.run
-    async with working("reset sequences", run, mapping=given.mapping), target_of(run) as target:
+    async with working("reset sequences", run, mapping=given.mapping, undoing=True), target_of(run) as target:
         reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping)
         async with fenced(target, lease_of(run)):
             head = await compensated(
@@ -114,7 +114,7 @@ async def _build(given: MappingInput, step: str, stages: tuple[Stage, ...]) -> S
 
 async def _drop(given: CompensationInput, step: str, stages: tuple[Stage, ...]) -> StepResult:
     run, number = given.run, given.mapping
-    async with working(f"undo {step}", run, mapping=number), target_of(run) as target:
+    async with working(f"undo {step}", run, mapping=number, undoing=True), target_of(run) as target:
         dropped = await objects.drop_objects(target, lease_of(run), run.run_id, number, list(stages))
         async with fenced(target, lease_of(run)):
             head = await compensated(target, run, step, f"{dropped} dropped", mapping=number, phase=given.phase)

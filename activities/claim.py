@@ -46,7 +46,7 @@ async def end_run(given: EndInput) -> StepResult:
 
 async def _release(given: EndInput) -> StepResult:
     run = given.run
-    async with working("release", run), target_of(run) as target:
+    async with working("release", run, undoing=given.state != "completed"), target_of(run) as target:
         if not await runs.holds_lease(target, run.run_id):
             return StepResult(head=NOTHING)
         if given.state not in get_args(lease.RunEnd):

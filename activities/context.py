@@ -15,6 +15,7 @@ from knarr.errors import KnarrError, PlanError, TransientError
 from knarr.postgres.failures import classify
 from knarr.postgres.lease import Lease
 from knarr.postgres.session import Connection, Pools
+from knarr.telemetry import metrics
 from knarr.telemetry.scrub import scrub
 
 log = structlog.get_logger(__name__)
@@ -66,9 +67,15 @@ def lease_of(run: RunContext) -> Lease:
 
 @asynccontextmanager
 async def working(
-    step: str, run: RunContext, *, mapping: int = -1, partition: int = -1, beat: Callable[[], Message] | None = None
+    step: str,
+    run: RunContext,
+    *,
+    mapping: int = -1,
+    partition: int = -1,
+    undoing: bool = False,
+    beat: Callable[[], Message] | None = None,
 ) -> AsyncIterator[None]:
-    """The frame of every activity: heartbeats with `beat()` as details, bound logs, classified failures.
+    """The frame of every activity: heartbeats with `beat()` as details, bound logs, counted and classified ends.
 
     Raises ApplicationError whose type is the class of our error; only TransientError and, a few times, an error that
     we do not know are retryable. The cause is logged here and not sent on: server texts may quote rows.
@@ -78,15 +85,20 @@ async def working(
         bound["mapping"] = mapping
     if partition >= 0:
         bound["partition"] = partition
+    ended = metrics.compensation_ended if undoing else metrics.step_ended
     with structlog.contextvars.bound_contextvars(**bound):
         beating = asyncio.create_task(_beat(beat))
         try:
             yield
+            ended(run.plan, step, "done")
         except asyncio.CancelledError:
             log.info("cancelled")
+            ended(run.plan, step, "cancelled")
             raise
         except Exception as error:
-            raise failure(error, step) from None
+            failed = failure(error, step)
+            ended(run.plan, step, failed.type or "Unexpected")
+            raise failed from None
         finally:
             beating.cancel()
 

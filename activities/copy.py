@@ -78,7 +78,11 @@ async def copy_partitions(given: CopyInput) -> CopyResult:
 async def remove_rows(given: CompensationInput) -> StepResult:
     """Compensation of a mapping's copy in a phase. Holds when nothing, half or all of it was copied."""
     run, number = given.run, given.mapping
-    async with working("remove rows", run, mapping=number), source_of(run) as source, target_of(run) as target:
+    async with (
+        working("remove rows", run, mapping=number, undoing=True),
+        source_of(run) as source,
+        target_of(run) as target,
+    ):
         mapping = await mappings.load_mapping(target, run.run_id, number)
         plan = await mappings.load_plan(target, run.run_id)
         removed = await remove.remove_rows(

@@ -27,7 +27,7 @@ async def record_checkpoint(given: CheckpointInput) -> StepResult:
 async def remove_checkpoint(given: CompensationInput) -> StepResult:
     """Compensation of `record_checkpoint`."""
     run = given.run
-    async with working("remove checkpoint", run), target_of(run) as target, fenced(target, lease_of(run)):
+    async with working("remove checkpoint", run, undoing=True), target_of(run) as target, fenced(target, lease_of(run)):
         await runs.remove_checkpoint(target, run.run_id, given.name)
         head = await compensated(target, run, f"checkpoint {given.name}", "no longer a place to stop at")
         return StepResult(count=1, head=head)
@@ -57,7 +57,7 @@ async def seal_run(given: RunInput) -> StepResult:
 async def unseal_run(given: CompensationInput) -> StepResult:
     """Compensation of `seal_run`: the record is open again, since the run is being taken back."""
     run = given.run
-    async with working("unseal", run), target_of(run) as target, fenced(target, lease_of(run)):
+    async with working("unseal", run, undoing=True), target_of(run) as target, fenced(target, lease_of(run)):
         await runs.set_state(target, run.run_id, "running")
         return StepResult(count=1, head=await compensated(target, run, "seal", "the record is open again"))
 

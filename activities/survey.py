@@ -55,7 +55,7 @@ async def survey_databases(given: RunInput) -> SurveyResult:
 @activity.defn
 async def discard_survey(given: CompensationInput) -> StepResult:
     """Compensation of `survey_databases`: it wrote nothing but its own record, which stays as evidence."""
-    async with working("discard survey", given.run), target_of(given.run) as target:
+    async with working("discard survey", given.run, undoing=True), target_of(given.run) as target:
         async with fenced(target, lease_of(given.run)):
             head = await compensated(target, given.run, "survey", "its record stays; it touched no table of the plan")
         return StepResult(head=head)

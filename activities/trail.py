@@ -1,5 +1,9 @@
 """What activities write into the audit trail, inside the transaction of the effect that it tells of."""
 
+from datetime import UTC, datetime
+
+from temporalio import activity
+
 from activities.models import RunContext
 from knarr.audit import chain
 from knarr.postgres.session import Connection
@@ -23,7 +27,13 @@ async def _append(
     target: Connection, run: RunContext, kind: str, step: str, summary: str, mapping: int, phase: str
 ) -> chain.AuditHead:
     epoch = run.lease.epoch if run.lease else 0
-    body: dict[str, object] = {"step": step, "outcome": "done", "summary": summary}
+    took = datetime.now(UTC) - activity.info().started_time
+    body: dict[str, object] = {
+        "step": step,
+        "outcome": "done",
+        "summary": summary,
+        "seconds": round(took.total_seconds(), 3),
+    }
     if mapping >= 0:
         body["mapping"] = mapping
     if phase:

@@ -170,7 +170,7 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
 async def withdraw_verdict(given: CompensationInput) -> StepResult:
     """Compensation of verification: the verdict stays as evidence, marked as no longer standing."""
     run = given.run
-    async with working("withdraw verdict", run), target_of(run) as target, fenced(target, lease_of(run)):
+    async with working("withdraw verdict", run, undoing=True), target_of(run) as target, fenced(target, lease_of(run)):
         withdrawn = await results.withdraw(target, run.run_id, given.phase)
         head = await compensated(target, run, "verify", f"{withdrawn} verdicts withdrawn", phase=given.phase)
         return StepResult(count=withdrawn, head=head)

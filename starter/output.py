@@ -48,14 +48,14 @@ class Output:
 
     def say(self, text: str) -> None:
         """A line for people about what is going on."""
-        self.err.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.err.print(_harmless(text), markup=False, highlight=False, soft_wrap=True)
 
     def result(self, renderable: object) -> None:
         """A result for people: text or anything rich can draw. Silent with --json."""
         if self.as_json:
             return
         if isinstance(renderable, str):
-            self.out.print(renderable, markup=False, highlight=False, soft_wrap=True)
+            self.out.print(_harmless(renderable), markup=False, highlight=False, soft_wrap=True)
         else:
             self.out.print(renderable)
 
@@ -91,6 +91,13 @@ class Output:
                     "problems": list(problems),
                 },
             )
+
+
+def _harmless(text: str) -> str:
+    """The text without characters that act on a terminal: messages may quote what stands in somebody's rows."""
+    from knarr.telemetry.acting import spelled_out
+
+    return spelled_out(text)
 
 
 def _console(*, stderr: bool) -> "Console":

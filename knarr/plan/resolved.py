@@ -35,7 +35,7 @@ class ResolvedColumn(Frozen):
     source_type: str = Field(description="format_type() of the expression on the source")
     target_type: str = Field(description="format_type() on the target, with typmod, schema-qualified if not built in")
     base_type: str = Field(description="target_type with domains stripped: what goes over the wire")
-    category: Literal["builtin", "enum", "other"] = Field(description="how the source may cast: enum and other go as text")
+    category: Literal["builtin", "enum", "other"] = Field(description="how to cast: enum and other go as text")
     not_null: bool
     collatable: bool
 

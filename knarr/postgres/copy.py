@@ -111,7 +111,9 @@ async def _copy(
             await ledger.close(
                 target, job.run_id, job.mapping.number, job.phase, job.partition.number, rows, size, took
             )
-            head = await chain.append(target, job.run_id, f"copy {job.step}", "copy", _entry(job, rows, size, took))
+            head = await chain.append(
+                target, job.run_id, f"copy {job.step}/epoch {job.lease.epoch}", "copy", _entry(job, rows, size, took)
+            )
             outcome = CopyOutcome(
                 rows=rows, bytes=size, seconds=took, audit_position=head.position, audit_digest=head.digest
             )

@@ -216,7 +216,7 @@ async def raise_epoch(connection: Connection, run_id: str, *, reason: str = "") 
 @contextlib.asynccontextmanager
 async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[None]:
     """A transaction that holds the lease's lock alone, after ending whoever had it."""
-    end = asyncio.get_running_loop().time() + RAISE_SECONDS
+    deadline = asyncio.get_running_loop().time() + RAISE_SECONDS
     while True:
         await connection.execute(END_HOLDERS, LEASE_LOCK, lease_id)
         begun = connection.transaction(isolation="read_committed")
@@ -231,7 +231,7 @@ async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[N
             raise
         else:
             break
-        if asyncio.get_running_loop().time() > end:
+        if asyncio.get_running_loop().time() > deadline:
             raise TransientError(
                 f"writers of lease {lease_id} did not end within {RAISE_SECONDS:.0f} s",
                 hint=f"see pg_locks, classid {LEASE_LOCK}, objid {lease_id}, for who they are",

@@ -1,7 +1,7 @@
 """Metrics for Prometheus: what was moved, verified, found and taken back, and whether the process is ready.
 
-Labels stay few: the plan's name, the step's kind, the outcome. Never a run, a key or a value, nor a table's name: a plan
-of a thousand tables would be a thousand series that are never freed.
+Labels stay few: the plan's name, the step's kind, the outcome. Never a run, a key or a value, nor a table's name: a
+plan of a thousand tables would be a thousand series that are never freed.
 """
 
 import threading

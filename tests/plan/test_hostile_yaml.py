@@ -153,7 +153,7 @@ KEYS: Final = [
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), values), st.dictionaries(st.sampled_from(KEYS), values))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_values_under_known_keys_are_a_plan_or_have_problems(
     plan: dict[str, object], mapping: dict[str, object]
 ) -> None:

@@ -215,3 +215,23 @@ async def test_releasing_frees_the_tables_and_fences_the_last_writers(run: Run) 
     assert next_run.lease_id != run.lease.lease_id
     assert await run.target.fetchval("SELECT state FROM knarr.run WHERE run_id = 'run-1'") == "completed"
     assert [entry.kind for entry in await chain.read(run.target, run.run_id)] == ["run started", "run ended"]
+
+
+async def test_a_raise_that_is_cancelled_while_it_waits_leaves_nothing_behind(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "END_HOLDERS", "SELECT $1::bigint, $2::bigint")
+    writer = await run.open("writer")
+    await writer.execute("BEGIN")
+    await lease.fence(writer, run.lease)
+    raiser = await run.open("raiser")
+
+    raising = asyncio.create_task(lease.raise_epoch(raiser, run.run_id))
+    await asyncio.sleep(0.4)
+    raising.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await raising
+
+    assert raiser.is_closed()
+    assert await gone(run.target, "raiser")
+    assert await run.target.fetchval("SELECT epoch FROM knarr.lease") == 1

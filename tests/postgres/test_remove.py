@@ -2,6 +2,7 @@
 
 import pytest
 
+from knarr.audit import chain
 from knarr.errors import DataError, LostLease, PlanError
 from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import lease, ledger
@@ -45,11 +46,13 @@ async def test_phases_are_taken_back_one_after_the_other(run: Run) -> None:
 
 async def test_a_phase_that_was_taken_back_can_be_copied_again(run: Run) -> None:
     await copied(run)
+    run.lease = await lease.raise_epoch(run.target, run.run_id)  # as every rollback does first
     await remove(run, "everyone")
 
     outcome = await run.copy(run.job(ITEM, phase="everyone", phase_order=ORDER, attempt=2))
 
     assert (outcome.rows, outcome.already_done) == (23, False)
+    assert outcome.audit_position == len(await chain.read(run.target, run.run_id))
     assert await ids(run) == list(range(1, 31))
 
 

@@ -109,11 +109,11 @@ def test_a_function_is_found_beside_the_plan_and_on_pythonpath(tmp_path: Path, m
 def test_two_plans_may_have_modules_of_the_same_name(tmp_path: Path) -> None:
     for plan in ("one", "two"):
         write_module(tmp_path / plan, "knarr_test_same.rows", "from knarr_test_words import clean")
-        write_module(tmp_path / plan, "knarr_test_words", f"def clean(rows): return ['{plan}']")
+        write_module(tmp_path / plan, "knarr_test_words", f"def clean(rows): return [{{'plan': '{plan}'}}]")
 
     functions = [load_function("knarr_test_same.rows:clean", tmp_path / plan) for plan in ("one", "two", "one")]
 
-    assert [function([]) for function in functions] == [["one"], ["two"], ["one"]]
+    assert [function([]) for function in functions] == [[{"plan": plan}] for plan in ("one", "two", "one")]
     assert functions[0] is functions[2]
     assert not [name for name in sys.modules if name.startswith("knarr_test_same")]
 

@@ -179,9 +179,13 @@ class Scene:
         return await one_value(self.source_dsn, sql)
 
 
+# The servers of the tests differ in these, and an oracle compares texts.
+SAME_TEXT: Final = {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "extra_float_digits": "1"}
+
+
 async def one_value(dsn: str, sql: str) -> Any:
     """One value, by a connection that shares nothing with the product's."""
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, server_settings=SAME_TEXT)
     try:
         return await connection.fetchval(sql)
     finally:

@@ -48,3 +48,13 @@ def test_heads_are_found_wherever_an_activity_returns_them() -> None:
         "verdicts": [{"passed": True, "head": second.model_dump()}, {"head": None}, {"head": "of the table"}],
     }
     assert list(heads_in(result)) == [first, second]  # type: ignore[arg-type]
+
+
+def test_what_stands_in_rows_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(as_json=False, debug=False)
+    output.result("found '\x1b[2Jcleared'\nnext line")
+    output.say("expected '\x1b]0;title\x07'")
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert "\x07" not in said.err
+    assert "cleared'\nnext line" in said.out

@@ -1,5 +1,7 @@
 """What a secret looks like, and what only resembles one."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +65,21 @@ def test_a_value_under_a_telling_key_goes_whole_at_any_depth() -> None:
     value = {"a": [{"db_password": CANARY, "n": 1}], "api-key": [CANARY], "password": "", "b": ({"x": None},)}
     scrubbed = scrub_value(value)
     assert scrubbed == {"a": [{"db_password": BLANK, "n": 1}], "api-key": BLANK, "password": "", "b": [{"x": None}]}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("a", "a.", "a://", "a://b:", "x:", "$", "@", "' ", "\\"),
+        *("password", "password ", "password='", 'password="', "password $a$"),
+        *("api_key:", "pwd=\t", "bearer ", "-----BEGIN PRIVATE KEY-----", "secret_"),
+    ],
+)
+def test_a_large_value_costs_no_more_than_its_size(piece: str) -> None:
+    text = piece * (200_000 // len(piece))
+    before = time.process_time()
+    scrub(text)
+    assert time.process_time() - before < 4
 
 
 @given(st.text())
