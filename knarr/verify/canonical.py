@@ -132,8 +132,10 @@ def recomputed_value(column: ResolvedColumn, text_sql: str) -> Value:
 def _canonical(column: ResolvedColumn, value: str) -> Value:
     kind, dimensions = kind_of(column)
     same_type = column.source_type in (column.base_type, column.target_type)
-    if kind == "char" and not (dimensions and same_type):
-        value = f"{value}::text{dimensions}"  # takes the padding off
+    if kind == "char" and not same_type:
+        # Takes the padding off. Between columns of one length the padding is the same, and this cast would double the
+        # time of the whole checksum (measured on a char(84): 8.5 s against 20 s).
+        value = f"{value}::text{dimensions}"
     elif kind == "numeric" and not dimensions and not same_type:
         value = f"trim_scale({value})"
     if kind == "xml":

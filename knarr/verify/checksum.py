@@ -103,12 +103,16 @@ def require_same_text(source: str, target: str) -> None:
 
 
 def bucket_sums(relation: Relation, method: Method, mask: int) -> str:
-    """b, n, s0, s1: rows and sums of row hashes by bucket."""
+    """b, n, s0, s1: rows and sums of row hashes by bucket.
+
+    The empty arm of the UNION keeps the row's text from being made once for each seed, as OFFSET 0 would; but OFFSET 0
+    also keeps the server from using parallel workers (seen on 18.6).
+    """
     if relation.key:
         return (
             f"SELECT b, count(*) AS n, sum({_hash('t', method, 0)}) AS s0, sum({_hash('t', method, 1)}) AS s1\n"
             f"  FROM (SELECT {_bucket(relation.key, method, mask)} AS b, {_row_text(relation.columns, method)} AS t\n"
-            f"{relation.source}\n        OFFSET 0) AS r\n GROUP BY b"
+            f"{relation.source}\n         UNION ALL SELECT NULL::bigint, NULL::text WHERE false) AS r\n GROUP BY b"
         )
     return (
         f"SELECT h0 & {mask} AS b, count(*) AS n, sum(h0) AS s0, sum(h1) AS s1\n"
@@ -121,18 +125,19 @@ def bucket_sums(relation: Relation, method: Method, mask: int) -> str:
 def bucket_entries(relation: Relation, method: Method, mask: int) -> str:
     """kh, h0, h1, k, n: the rows of some buckets (the last argument, a bigint[]) in ascending order of the key's hash.
 
-    Without a key the row's own hash stands for it. Rows that are the same in all of these are one entry, counted in n.
+    Without a key the row's own hash stands for it, and rows that are alike are one entry, counted in n.
     """
     kept = relation.with_condition(in_buckets(relation, method, mask))
     key_text = _row_text(relation.key or relation.columns, method)
+    count, group = ("1", "") if relation.key else ("count(*)", " GROUP BY kh, h0, h1, k\n")
     return (
-        f"SELECT kh, h0, h1, k, count(*) AS n\n"
+        f"SELECT kh, h0, h1, k, {count} AS n\n"
         f"  FROM (SELECT {_hash('kt', method, 0)} AS kh, {_hash('t', method, 0)} AS h0,\n"
         f"               {_hash('t', method, 1)} AS h1, k\n"
         f"          FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t,\n"
         f"                       {_key_array(relation)} AS k\n"
-        f"{kept.source}\n                OFFSET 0) AS r) AS h\n"
-        f" GROUP BY kh, h0, h1, k\n ORDER BY kh"
+        f"{kept.source}\n                OFFSET 0) AS r OFFSET 0) AS h\n"
+        f"{group} ORDER BY kh"
     )
 
 
@@ -141,7 +146,7 @@ def rows_by_hash(relation: Relation, method: Method, mask: int) -> str:
 
     The buckets and the hashes are the last two arguments, each a bigint[].
     """
-    kept = relation.with_condition(in_buckets(relation, method, mask)).with_condition(has_key_hash(relation, method))
+    kept = relation.with_condition(has_key_hash(relation, method, mask))
     key_text = _row_text(relation.key or relation.columns, method)
     shown = ", ".join(f"{value.shown} AS c{n}" for n, value in enumerate(relation.columns))
     cells = ", ".join(_shortened(f"c{n}") for n in range(len(relation.columns)))
@@ -163,9 +168,13 @@ def in_buckets(relation: Relation, method: Method, mask: int) -> str:
     return f"{bucket} = ANY(${len(relation.arguments) + 1}::bigint[])"
 
 
-def has_key_hash(relation: Relation, method: Method) -> str:
-    """The rows whose key's hash is in the second argument after the relation's own, a bigint[]."""
-    return f"{key_hash(relation, method)} = ANY(${len(relation.arguments) + 2}::bigint[])"
+def has_key_hash(relation: Relation, method: Method, mask: int) -> str:
+    """The rows of some buckets whose key's hash is in the second argument after the relation's own, a bigint[].
+
+    CASE, because the planner takes a hash for cheap and would compute it of every row first.
+    """
+    hashed = f"{key_hash(relation, method)} = ANY(${len(relation.arguments) + 2}::bigint[])"
+    return f"CASE WHEN {in_buckets(relation, method, mask)} THEN {hashed} ELSE false END"
 
 
 def key_hash(relation: Relation, method: Method) -> str:
@@ -199,7 +208,8 @@ def _bucket(key: Sequence[Value], method: Method, mask: int) -> str:
     if others:
         text = others[0].shown if len(others) == 1 else f"ROW({', '.join(value.hashed for value in others)})::text"
         terms.append(f"({_hash(_hashable(f'({text})', method), method, 0)} & {mask})")
-    return f"coalesce(({' + '.join(terms)}) & {mask}, -1)"
+    bucket = terms[0] if len(terms) == 1 else f"({' + '.join(terms)}) & {mask}"
+    return f"coalesce({bucket}, -1)"
 
 
 def _key_array(relation: Relation) -> str:

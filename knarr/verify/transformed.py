@@ -128,13 +128,12 @@ class TransformedSide:
     async def rows(self, mask: int, buckets: Sequence[int], key_hashes: Sequence[int]) -> Rows:
         """See Side."""
         sql = self._said(rows_by_hash(self._batch, self._method, mask))
-        query, arguments = self._select(), ()
         found: list[Record] = []
         if self._batch.key:
-            conditions = (in_buckets(self._wanted, self._method, mask), has_key_hash(self._wanted, self._method))
-            chosen = self._computed(self._select(*conditions), (buckets, key_hashes))
+            condition = has_key_hash(self._wanted, self._method, mask)
+            chosen = self._computed(self._select(condition), (buckets, key_hashes))
         else:
-            chosen = self._computed(query, arguments)
+            chosen = self._computed(self._select(), ())
         async for columns in chosen:
             found.extend(await self._target.fetch(sql, *columns, buckets, key_hashes))
         return rows_of(found)

@@ -26,13 +26,15 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
     """
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
+    from starter.places import Places
     from starter.surveys import survey_plan
 
     loaded = load_plan(Path(plan))
     survey = await survey_plan(Settings(), loaded.plan)
     output.result(_table(survey))
+    places = Places(loaded.path)
     for problem in survey.problems:
-        parts = [f"{problem.severity}: {problem.where}: found {problem.found}"]
+        parts = [f"{problem.severity}: {places.found(problem.where)}: found {problem.found}"]
         parts += [f", expected {problem.expected}"] if problem.expected else []
         parts += [f"\n  next: {problem.hint}"] if problem.hint else []
         output.result("".join(parts))

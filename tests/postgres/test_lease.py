@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 
-import asyncpg
 import pytest
 
 from knarr.audit import chain
@@ -111,7 +110,7 @@ async def test_a_writer_that_is_behind_the_fence_when_the_epoch_is_raised_commit
     await run.target.execute("CREATE TABLE public.taken (n integer)")
     zombie = await run.open("zombie")
 
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+    with pytest.raises(TransientError), classified("writing"):
         async with lease.fenced(zombie, run.lease):
             await zombie.execute("INSERT INTO public.taken VALUES (1)")
             raised = await lease.raise_epoch(run.target, run.run_id, reason="test")
@@ -152,7 +151,7 @@ async def test_raising_does_not_wait_for_busy_writers(run: Run) -> None:
 
     async def write() -> None:
         while not stop.is_set():
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(TransientError, LostLease), classified("writing"):
                 connection = await run.open("busy")
                 while not stop.is_set():
                     async with lease.fenced(connection, run.lease):
@@ -196,7 +195,7 @@ async def test_a_step_lock_ends_the_attempt_before_but_nobody_else(run: Run) -> 
     await lease.step_lock(newer, "run-1/0/all/3")
     await lease.step_lock(newer, "run-1/0/all/3")
 
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+    with pytest.raises(TransientError), classified("writing"):
         await older.execute("SELECT 1")
     assert await unrelated.fetchval("SELECT true")
     assert await newer.fetchval("SELECT true")

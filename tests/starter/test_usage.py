@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from knarr.plan.load import load_plan, parse_plan
 from starter.cli import cli
 from starter.exits import Exit
+from starter.places import Places
 
 GOOD = """\
 name: demo
@@ -190,3 +191,11 @@ def test_the_schema_beside_the_examples_is_the_one_that_is_printed() -> None:
     """Mend it by: knarr schema -o examples/plan.schema.json"""
     beside = Path(__file__).parents[2] / "examples" / "plan.schema.json"
     assert beside.read_text(encoding="utf-8") == knarr("schema").stdout
+
+
+def test_what_the_survey_says_of_a_plan_is_shown_with_the_files_line() -> None:
+    Path("good.yaml").write_text(GOOD)
+    places = Places(Path("good.yaml"))
+    assert places.found("mappings[0].columns.id (shop.thing)") == "good.yaml:5: mappings[0].columns.id (shop.thing)"
+    assert places.found("mappings[0].columns.gone (shop.thing)").startswith("good.yaml:5: ")
+    assert places.found("source old") == "source old"
