@@ -71,7 +71,13 @@ async def copy_partitions(given: CopyInput) -> CopyResult:
                 head = AuditHead(position=outcome.audit_position, digest=outcome.audit_digest)
             if not outcome.already_done:
                 metrics.partition_copied(run.plan, outcome.rows, outcome.bytes, outcome.seconds)
-        return CopyResult(partitions=given.last - given.first + 1, rows=rows, bytes=size, head=head)
+        return CopyResult(
+            partitions=given.last - given.first + 1,
+            rows=rows,
+            bytes=size,
+            head=head,
+            attempt=activity.info().attempt,
+        )
 
 
 @activity.defn

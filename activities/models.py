@@ -112,6 +112,7 @@ class CopyResult(Message):
     rows: int
     bytes: int
     head: AuditHead | None = None
+    attempt: int = Field(default=1, description="which attempt this was: those before it failed, or were lost")
 
 
 class VerifyInput(Message):
@@ -174,6 +175,30 @@ class DecisionInput(Message):
     reason: str
     answer: str
     accepted: bool
+
+
+class GuardInput(Message):
+    """Guards of the plan by name, and for how long they are watched; 0: each is asked once."""
+
+    run: RunContext
+    phase: str
+    guards: list[str]
+    seconds: float = Field(ge=0)
+
+
+class Breach(Message):
+    """A guard whose figure is out of bounds, or has none."""
+
+    guard: str
+    figure: float | None = Field(description="None: the query gave no number, or could not be asked")
+    reason: str = Field(description="one line: which bound was broken by which figure")
+
+
+class GuardResult(Message):
+    """The first breaches that were met, or none when the time was over."""
+
+    breaches: list[Breach]
+    head: AuditHead | None = None
 
 
 class EndInput(Message):

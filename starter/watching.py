@@ -101,6 +101,7 @@ async def conclude(
         "message": ending.message,
         "web_ui": link,
         "status": ending.status.model_dump(mode="json") if ending.status else None,
-        "verdict": verdict.model_dump(mode="json") if verdict else None,
+        # Without the statements behind it: those are in the report.
+        "verdict": verdict.model_dump(mode="json", exclude={"checks": {"__all__": {"sql"}}}) if verdict else None,
     }
     output.document("run", body)

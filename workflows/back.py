@@ -47,6 +47,8 @@ async def turn_back(conduct: Conduct, turn: Turn) -> None:
 
     The epoch is raised first, so that no stale writer can add what is being taken away.
     """
+    # Orders that would interrupt are refused while this is set, also while the unwinding waits for a person.
+    conduct.controls.turn = turn
     conduct.controls.paused = False
     conduct.view.message = turn.reason
     await compensate(conduct, "epoch", Compensation(activity="raise_epoch", summary="fence off all that was writing"))
@@ -106,7 +108,11 @@ async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
     Raises CancelledError (abort) or ApplicationError of type MigrationRolledBack, ClaimRefused or SurveyRefused.
     """
     view, run_id = conduct.view, conduct.run.run_id
+    back = "The target is what it was before; the source was only read."
+    if conduct.skipped:
+        back = f"NOT TAKEN BACK, by a person's decision: {'; '.join(conduct.skipped)}. The source was only read."
     if turn.kind == "abort":
+        view.message = f"ABORTED: {turn.reason}\n{back}"
         view.show("aborted", step="ended")
         # Only a workflow whose cancellation was requested ends as canceled, and a workflow can't request its own:
         # an activity does it with the worker's client.
@@ -120,9 +126,6 @@ async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
         view.show("refused", step="ended")
         raise ApplicationError(f"REFUSED: {turn.reason}", type=turn.error_type, non_retryable=True)
     view.show("rolled back", step="ended")
-    back = "The target is what it was before; the source was only read."
-    if conduct.skipped:
-        back = f"NOT TAKEN BACK, by a person's decision: {'; '.join(conduct.skipped)}. The source was only read."
     raise ApplicationError(
         f"ROLLED BACK: {turn.reason}\n{back}\nNext: knarr report {run_id}",
         type="MigrationRolledBack",

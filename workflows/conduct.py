@@ -42,7 +42,10 @@ class Conduct:
         self.view = View(self.run, before.started_at if before else workflow.info().start_time)
         self.pause_before = list(before.pause_before if before else pause_before)
         self.round = before.round if before else 0
-        self.skipped: list[str] = []
+        self.skipped: list[str] = list(before.skipped if before else [])
+        self.errors: dict[str, int] = dict(before.errors if before else {})
+        self.clock_from = (before.clock_from if before else None) or self.view.started_at
+        self._checkpoint = ""
         self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
         self._told_paused = self.controls.paused
         self._watchers: list[asyncio.Task[None]] = []
@@ -119,16 +122,47 @@ class Conduct:
             self.controls.paused = True
             self.controls.note("decision", "pause", "start", f"asked to pause before {step}", "paused")
         if self.controls.paused:
+            at = f"at checkpoint {self._checkpoint}" if self._checkpoint else f"before {step}"
             self.view.show(
-                "paused",
-                step=f"before {step}",
-                waiting_for=f"`knarr resume {self.run.run_id} --reason ...` (paused before {step})",
+                "at checkpoint" if self._checkpoint else "paused",
+                step=at,
+                waiting_for=f"`knarr resume {self.run.run_id} --reason ...` (paused {at})",
             )
             await workflow.wait_condition(lambda: not self.controls.paused)
+            self._checkpoint, self.view.message = "", ""
             self.view.show("running")
+
+    def hold_at(self, checkpoint: str) -> None:
+        """After a rollback to a checkpoint the run holds there; `resume` goes forward again, with a new deadline."""
+        self._checkpoint = checkpoint
+        self.controls.turn = None
+        self.controls.paused = True
+        self.pause_before = []
+        self.errors = {}
+        self.clock_from = workflow.now()
+        self.view.message = f"taken back to checkpoint {checkpoint}"
+        if self.skipped:
+            self.view.message += f"; NOT TAKEN BACK, by a person's decision: {'; '.join(self.skipped)}"
+        if workflow.cancellation_reason() is not None:
+            # It came while the run was unwinding, which nothing cuts short; it is not lost.
+            self.controls.turn_back("abort", "temporal", "cancellation was requested")
+
+    def count_errors(self, phase: str, mapping: int, errors: int) -> None:
+        """A mapping's failed attempts to copy, so far; turns the run back when the plan's criterion is met."""
+        allowed = self.settings.errors_allowed
+        if allowed is None or not errors:
+            return
+        self.errors[f"{phase}/{mapping}"] = errors
+        total = sum(self.errors.values())
+        if total > allowed and self.controls.turn is None and self.view.state != "unwinding":
+            each = ", ".join(f"{number} in {where}" for where, number in self.errors.items())
+            self.controls.turn_back(
+                "rollback", "plan", f"{total} attempts to copy failed, the plan allows {allowed} errors: {each}"
+            )
 
     async def ask_a_person(self, problem: str) -> Literal["retry", "skip"]:
         """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI."""
+        workflow.logger.error("waiting for a person: %s", problem)
         self.controls.answer = None
         self.view.message = problem
         run_id = self.run.run_id
@@ -152,6 +186,9 @@ class Conduct:
             started_at=self.view.started_at,
             decided=self.controls.decided,
             round=self.round,
+            skipped=self.skipped,
+            errors=self.errors,
+            clock_from=self.clock_from,
         )
 
     async def _record_decisions(self) -> None:

@@ -52,8 +52,8 @@ class Controls:
         """Why the order makes no sense now, for the person who gave it; None when it does."""
         if state in ENDED:
             return f"the run has ended: {state}"
-        if action in {"pause", "abort", "rollback"} and (state == "unwinding" or self.turn is not None):
-            return "the run is taking itself back; that is not interrupted"
+        if action in {"pause", "resume", "abort", "rollback"} and (state == "unwinding" or self.turn is not None):
+            return f"the run is taking itself back{self._why()}; that is not interrupted"
         answers = {"approve": "waiting for approval", "complete": "kept open"}
         if action in answers and state != answers[action]:
             return f"nothing to {action}: the run is {state}, not {answers[action]}"
@@ -65,7 +65,7 @@ class Controls:
             return "the run is paused already"
         if action == "resume" and not self.paused:
             return f"nothing to resume: the run is {state}, not paused"
-        if isinstance(order, RollbackOrder) and order.to != "start" and order.to not in checkpoints:
+        if isinstance(order, RollbackOrder) and order.to not in {"", "start", *checkpoints}:
             known = ", ".join(["start", *checkpoints])
             return f"there is no checkpoint {order.to!r}; there are: {known}"
         return None
@@ -75,7 +75,10 @@ class Controls:
         if refusal := self.refusal(action, order, state, checkpoints):
             raise ApplicationError(refusal, type="OrderRefused", non_retryable=True)
 
-    def apply(self, action: str, order: Order, state: State) -> Accepted:
+    def _why(self) -> str:
+        return f" ({self.turn.kind} by {self.turn.actor})" if self.turn else ""
+
+    def apply(self, action: str, order: Order, state: State, checkpoints: list[str]) -> Accepted:
         """Turns the switch. The order has been validated."""
         message = "noted"
         match action:
@@ -93,11 +96,14 @@ class Controls:
                 self.answer, self.answer_reason = ("retry" if action == "retry" else "skip"), order.reason
                 message = "trying again" if action == "retry" else "skipped; the report says what was not taken back"
             case "abort" | "rollback":
-                to = order.to if isinstance(order, RollbackOrder) else "start"
+                to = how_far(order, state, checkpoints)
                 self.turn = Turn("abort" if action == "abort" else "rollback", to, order.actor, order.reason)
                 self.paused, state = False, "unwinding"
                 message = (
-                    f"taking everything back to {to}, then the run ends" if to == "start" else f"going back to {to}"
+                    "taking everything back, then the run ends"
+                    if to == "start"
+                    else f"going back to checkpoint {to}; `resume` goes forward from there, `rollback --to start` "
+                    "takes everything back"
                 )
             case _:
                 raise ValueError(f"unknown order {action!r}")
@@ -125,3 +131,16 @@ class Controls:
     ) -> None:
         """Keeps a decision until it is in the audit trail."""
         self.unrecorded.append(Decision(kind, action, actor, reason, answer, accepted))
+
+
+def how_far(order: Order, state: State, checkpoints: list[str]) -> str:
+    """The checkpoint that an order to go back means, or start.
+
+    Unnamed, it is the last checkpoint: what was verified stays. In a run that is kept open everything was verified,
+    and going back can only mean all of it.
+    """
+    if not isinstance(order, RollbackOrder):
+        return "start"
+    if order.to:
+        return order.to
+    return checkpoints[-1] if checkpoints and state != "kept open" else "start"

@@ -38,9 +38,13 @@ class Order(Message):
 
 
 class RollbackOrder(Order):
-    """Take the run back: to a checkpoint by name, or to the start (the default)."""
+    """Take the run back: to a checkpoint by name, or to the start."""
 
-    to: str = Field(default="start", description="a checkpoint's name, or start")
+    to: str = Field(
+        default="",
+        description="a checkpoint's name, or start; empty: the last checkpoint if there is one, else the start, and "
+        "the start too when the run has moved everything and is kept open",
+    )
 
 
 class Accepted(Message):
@@ -100,6 +104,7 @@ class PartitionsDone(Message):
     partitions: int
     rows: int
     bytes: int
+    errors: int = Field(default=0, description="attempts that failed, of the partitions that are done")
 
 
 class Pausing(Message):
@@ -141,6 +146,9 @@ class Resumed(Message):
     started_at: datetime
     decided: int
     round: int
+    skipped: list[str] = Field(default_factory=list, description="compensations that a person left out")
+    errors: dict[str, int] = Field(default_factory=dict, description="failed attempts to copy, by phase and mapping")
+    clock_from: datetime | None = Field(default=None, description="since when the deadline counts, if not the start")
 
 
 class MoveInput(Message):
@@ -154,6 +162,8 @@ class MoveInput(Message):
     next_partition: int = 0
     rows: int = 0
     bytes: int = 0
+    errors: int = Field(default=0, description="attempts that have failed so far")
+    errors_allowed: int | None = Field(default=None, description="the parent is told of each error; None: it is not")
 
 
 class Moved(Message):
@@ -162,6 +172,7 @@ class Moved(Message):
     partitions: int
     rows: int
     bytes: int
+    errors: int = Field(default=0, description="attempts that failed on the way")
 
 
 class VerificationInput(Message):

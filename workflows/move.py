@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, RetryState
 
 from workflows.window import Piece, sliding_window
 
@@ -11,7 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.copy import copy_partitions
     from activities.models import CopyInput
     from workflows.messages import Moved, MoveInput, PartitionsDone, Pausing
-    from workflows.policies import COPY
+    from workflows.policies import copy_options
 
 # A mapping tells its parent how far it is at most this often in its life, so that the parent's history stays short.
 REPORTS: Final = 50
@@ -29,6 +30,7 @@ class MoveMappingWorkflow:
         self._reported = move.next_partition
         self._rows = move.rows
         self._bytes = move.bytes
+        self._errors = move.errors
 
     @workflow.run
     async def run(self, move: MoveInput) -> Moved:
@@ -43,11 +45,14 @@ class MoveMappingWorkflow:
                         "next_partition": next_partition,
                         "rows": self._rows,
                         "bytes": self._bytes,
+                        "errors": self._errors,
                         "paused": self._paused,
                     }
                 )
             )
-        return Moved(partitions=move.mapping.partitions, rows=self._rows, bytes=self._bytes)
+        return Moved(
+            partitions=move.mapping.partitions, rows=self._rows, bytes=self._bytes, errors=self._errors
+        )
 
     @workflow.signal
     def hold(self, pausing: Pausing) -> None:
@@ -67,23 +72,35 @@ class MoveMappingWorkflow:
             yield copy
 
     async def _copy(self, partition: int) -> None:
-        mapping = self._move.mapping
-        result = await workflow.execute_activity(
-            copy_partitions,
-            CopyInput(
-                run=self._move.run, mapping=mapping.number, phase=self._move.phase, first=partition, last=partition
-            ),
-            summary=f"{mapping.name} · partition {partition + 1} of {mapping.partitions}",
-            **COPY,
-        )
+        mapping, allowed = self._move.mapping, self._move.errors_allowed
+        name = f"{mapping.name} · partition {partition + 1} of {mapping.partitions}"
+        try:
+            result = await workflow.execute_activity(
+                copy_partitions,
+                CopyInput(
+                    run=self._move.run, mapping=mapping.number, phase=self._move.phase, first=partition, last=partition
+                ),
+                summary=name,
+                **copy_options(allowed),
+            )
+        except ActivityError as error:
+            if error.retry_state != RetryState.MAXIMUM_ATTEMPTS_REACHED:
+                raise
+            last = error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
+            raise ApplicationError(
+                f"{name} failed {(allowed or 0) + 1} times, the plan allows {allowed} errors; the last: {last}",
+                type="TooManyErrors",
+                non_retryable=True,
+            ) from error
         self._done += 1
         self._rows += result.rows
         self._bytes += result.bytes
-        await self._report()
+        self._errors += result.attempt - 1
+        await self._report(at_once=allowed is not None and result.attempt > 1)
 
-    async def _report(self) -> None:
+    async def _report(self, *, at_once: bool) -> None:
         total = self._move.mapping.partitions
-        if self._done < total and (self._done - self._reported) * REPORTS < total:
+        if not at_once and self._done < total and (self._done - self._reported) * REPORTS < total:
             return
         self._reported = self._done
         parent = workflow.info().parent
@@ -97,5 +114,6 @@ class MoveMappingWorkflow:
                 partitions=self._done,
                 rows=self._rows,
                 bytes=self._bytes,
+                errors=self._errors,
             ),
         )

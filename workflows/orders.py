@@ -33,14 +33,15 @@ class TakesOrders:
         self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.saga.checkpoints)
 
     def _apply(self, action: str, order: Order) -> Accepted:
-        return self.conduct.controls.apply(action, order, self.conduct.view.state)
+        conduct = self.conduct
+        return conduct.controls.apply(action, order, conduct.view.state, conduct.saga.checkpoints)
 
     def _signalled(self, action: str, order: Order) -> None:
-        controls, state = self.conduct.controls, self.conduct.view.state
-        if refusal := controls.refusal(action, order, state, self.conduct.saga.checkpoints):
+        controls, state, checkpoints = self.conduct.controls, self.conduct.view.state, self.conduct.saga.checkpoints
+        if refusal := controls.refusal(action, order, state, checkpoints):
             controls.note("operator", action, order.actor, order.reason, refusal, accepted=False)
         else:
-            controls.apply(action, order, state)
+            controls.apply(action, order, state, checkpoints)
 
     @workflow.update
     def pause(self, order: Order) -> Accepted:
@@ -59,7 +60,7 @@ class TakesOrders:
 
     @workflow.update
     def rollback(self, order: RollbackOrder) -> Accepted:
-        """Takes the run back to a checkpoint or to the start."""
+        """Takes the run back to a checkpoint or to the start; by default to the last checkpoint."""
         return self._apply("rollback", order)
 
     @workflow.update
@@ -133,6 +134,7 @@ class TakesOrders:
     def partitions_done(self, done: PartitionsDone) -> None:
         """A mapping's child tells how far it is."""
         self.conduct.view.partitions_done(done)
+        self.conduct.count_errors(done.phase, done.mapping, done.errors)
 
     @workflow.signal
     def verified_rows(self, verified: VerifiedRows) -> None:

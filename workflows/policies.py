@@ -1,5 +1,6 @@
 """Timeouts and retries of every activity, in one place: what may take how long, and what is tried again."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypedDict
 
@@ -52,6 +53,22 @@ LONG: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
 # One run of partitions.
 COPY: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
 VERIFY: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+
+# Watching guards; the activity itself decides how long an error of a server may last.
+GUARD: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+
+
+def copy_options(errors_allowed: int | None) -> ActivityOptions:
+    """Options for copying; with the plan's criterion `errors N` one partition is tried N + 1 times and no more."""
+    if errors_allowed is None:
+        return COPY
+    return ActivityOptions(
+        start_to_close_timeout=COPY["start_to_close_timeout"],
+        heartbeat_timeout=COPY["heartbeat_timeout"],
+        retry_policy=replace(COPY["retry_policy"], maximum_attempts=errors_allowed + 1),
+        cancellation_type=COPY["cancellation_type"],
+    )
+
 
 # Bounded: after these attempts a person is asked. Unexpected errors are tried again too: nothing is given up lightly.
 COMPENSATION: Final = _options(

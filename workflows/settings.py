@@ -1,6 +1,6 @@
 """What a workflow needs to know of the plan: phases, waits and limits, small enough to be carried along."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -17,6 +17,13 @@ class PhaseSettings(Message):
     manual: bool
 
 
+class GuardSettings(Message):
+    """One guard: what the workflow needs to know to have it watched."""
+
+    name: str
+    during: Literal["copy", "soak", "always"]
+
+
 class RunSettings(Message):
     """The plan's choices that steer the saga. Everything about data stays in the target's knarr schema."""
 
@@ -27,12 +34,13 @@ class RunSettings(Message):
     roll_back_on_difference: bool
     deadline_seconds: float | None
     keep_seconds: float
+    guards: list[GuardSettings] = Field(default_factory=list)
+    roll_back_on_breach: bool = False
+    errors_allowed: int | None = Field(default=None, description="attempts to copy that may fail; None: any number")
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
         """Reads the settings off a plan that has been validated."""
-        criteria = plan.rollback.on
-        deadlines = [seconds(criterion.split()[1]) for criterion in criteria if criterion.startswith("deadline ")]
         return cls(
             phases=[
                 PhaseSettings(
@@ -45,7 +53,10 @@ class RunSettings(Message):
             mappings_at_once=plan.parallelism.mappings,
             partitions_at_once=plan.parallelism.partitions,
             verified_at_once=plan.parallelism.verify,
-            roll_back_on_difference="verification" in criteria,
-            deadline_seconds=min(deadlines) if deadlines else None,
+            roll_back_on_difference="verification" in plan.rollback.kinds,
+            deadline_seconds=plan.rollback.deadline,
             keep_seconds=seconds(plan.rollback.keep_for),
+            guards=[GuardSettings(name=guard.name, during=guard.during) for guard in plan.guards],
+            roll_back_on_breach="guard" in plan.rollback.kinds,
+            errors_allowed=plan.rollback.errors,
         )

@@ -1,5 +1,6 @@
 """The data map: what a person writes, read with care, and what the survey makes of it."""
 
+from knarr.plan.criteria import Guard, RollbackCriteria
 from knarr.plan.load import LoadedPlan, canonical_json, digest_of, load_plan, parse_plan
 from knarr.plan.models import (
     Column,
@@ -11,7 +12,6 @@ from knarr.plan.models import (
     Parallelism,
     Phase,
     Plan,
-    RollbackCriteria,
     Transform,
 )
 from knarr.plan.names import (
@@ -32,6 +32,7 @@ __all__ = [
     "Column",
     "CrossCheck",
     "ForeignKey",
+    "Guard",
     "Index",
     "Limits",
     "LoadedPlan",

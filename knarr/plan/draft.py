@@ -6,7 +6,8 @@ from typing import Final, Self, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from knarr.plan.models import FROM_YAML, CrossCheck, Limits, Mapping, Phase, Plan, RollbackCriteria
+from knarr.plan.criteria import Guard, RollbackCriteria
+from knarr.plan.models import FROM_YAML, CrossCheck, Limits, Mapping, Phase, Plan
 from knarr.plan.problems import YamlPath
 from knarr.plan.texts import Alias, Table
 from knarr.plan.yaml_lines import YamlValue
@@ -28,6 +29,7 @@ class Draft:
     mappings: dict[int, Mapping] = field(default_factory=dict)
     checks: dict[int, CrossCheck] = field(default_factory=dict)
     phases: dict[int, Phase] = field(default_factory=dict)
+    guards: dict[int, Guard] = field(default_factory=dict)
     rollback: RollbackCriteria | None = None
     limits: Limits | None = None
     complete: bool = True
@@ -56,6 +58,7 @@ class Draft:
             mappings=dict(enumerate(plan.mappings)),
             checks=dict(enumerate(plan.checks)),
             phases=dict(enumerate(plan.rollout)),
+            guards=dict(enumerate(plan.guards)),
             rollback=plan.rollback,
             limits=plan.limits,
         )
@@ -91,6 +94,7 @@ def salvage(data: YamlValue, broken: Iterable[YamlPath]) -> Draft:
         mappings=mappings,
         checks={n: part for n, entry in enumerate(_list(data.get("checks"))) if (part := _part(entry, CrossCheck))},
         phases=phases,
+        guards={n: part for n, entry in enumerate(_list(data.get("guards"))) if (part := _part(entry, Guard))},
         rollback=_part(data.get("rollback", {}), RollbackCriteria),
         limits=_part(data.get("limits", {}), Limits),
         complete=named and 0 < len(entries) == len(mappings) and len(rollout) == len(phases),

@@ -3,9 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -15,6 +13,8 @@ from pydantic import (
 )
 
 from knarr.plan import names, short_forms
+from knarr.plan.criteria import Guard, RollbackCriteria
+from knarr.plan.model import Model
 from knarr.plan.resolved import TableName
 from knarr.plan.texts import (
     FUNCTION_PATTERN,
@@ -42,22 +42,6 @@ Action = Literal["no action", "restrict", "cascade", "set null", "set default"]
 
 def _unique(value: object) -> object:
     return refusing(short_forms.unique, value)
-
-
-class Model(BaseModel):
-    """What all parts of a plan share: unknown keys are errors, values do not change after loading.
-
-    Strict: '4' is not a number and 1 is not true, so that a plan says what it means.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        str_strip_whitespace=True,
-        populate_by_name=True,
-        allow_inf_nan=False,
-    )
 
 
 class Column(Model):
@@ -231,30 +215,6 @@ class Phase(Model):
     approve: Literal["automatic", "manual"] = Field(default="automatic", description="manual: waits for a person")
 
 
-class RollbackCriteria(Model):
-    """When the run takes itself back, and how long it can still be taken back after it has succeeded."""
-
-    on: list[Annotated[str, holds(short_forms.criterion)]] = Field(
-        default_factory=lambda: ["verification"], description="verification, guard, deadline 6h"
-    )
-    keep_for: Duration = Field(default="0s", description="how long a completed run can still be rolled back")
-
-    @field_validator("on", mode="before")
-    @classmethod
-    def _short_form(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
-    @property
-    def deadline(self) -> float | None:
-        """Seconds after which the run takes itself back; None without a deadline."""
-        return next((c.seconds for c in map(short_forms.criterion, self.on) if c.kind == "deadline"), None)
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Which of verification, guard and deadline are set."""
-        return frozenset(short_forms.criterion(text).kind for text in self.on)
-
-
 class Parallelism(Model):
     """How much may happen at once."""
 
@@ -285,6 +245,7 @@ class Plan(Model):
     rollout: list[Phase] = Field(
         default_factory=lambda: [Phase(phase="everyone")], min_length=1, description="phases, in order"
     )
+    guards: list[Guard] = Field(default_factory=list, description="figures that are watched while the run goes on")
     rollback: RollbackCriteria = Field(default_factory=RollbackCriteria, description="when the run takes itself back")
     parallelism: Parallelism = Field(default_factory=Parallelism, description="how much may happen at once")
     limits: Limits = Field(default_factory=Limits, description="ceilings")

@@ -29,6 +29,7 @@ def check(draft: Draft) -> list[Fault]:
         _checks(draft),
         _phase_names(draft),
         _phase_rows(draft),
+        _guards(draft),
         _criteria(draft),
         _ceilings(draft),
     )
@@ -204,6 +205,17 @@ def _phase_rows(draft: Draft) -> Iterator[Fault]:
             elif len(targets.get(name, [])) > 1:
                 found = f"{quoted(text)}, the target of {' and '.join(map(_name, targets[name]))}"
                 yield Fault((*path, text), found, "a target that only one mapping has")
+
+
+def _guards(draft: Draft) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for number, guard in draft.guards.items():
+        if guard.name in seen:
+            found = f"{quoted(guard.name)}, the name of {written(('guards', seen[guard.name]))} too"
+            yield Fault(("guards", number, "name"), found, "a name of its own for each guard")
+        seen.setdefault(guard.name, number)
+        if units.seconds(guard.every) < 1:
+            yield Fault(("guards", number, "every"), quoted(guard.every), "at least 1s: a guard is no load test")
 
 
 def _criteria(draft: Draft) -> Iterator[Fault]:

@@ -5,16 +5,18 @@ from typing import Final, Literal, NamedTuple
 from knarr.plan import names, sql_text, units
 from knarr.plan.problems import Refusal, describe, did_you_mean, quoted
 
-_CRITERIA: Final = ("verification", "guard", "deadline")
-_CRITERIA_EXPECTED: Final = "verification, guard, or deadline with a duration, such as deadline 6h"
+_CRITERIA: Final = ("verification", "guard", "deadline", "errors")
+_CRITERIA_EXPECTED: Final = "verification, guard, deadline with a duration (deadline 6h), or errors with a number"
 
 
 class Criterion(NamedTuple):
     """One entry of `rollback.on`."""
 
-    kind: Literal["verification", "guard", "deadline"]
+    kind: Literal["verification", "guard", "deadline", "errors"]
     seconds: float | None = None
     """Only a deadline has it: after how many seconds the run takes itself back."""
+    count: int | None = None
+    """Only errors have it: how many attempts to copy may fail."""
 
 
 def column(value: object) -> object:
@@ -75,11 +77,23 @@ def pairs(value: object) -> object:
     return value
 
 
+def guard(value: object) -> object:
+    """No short form; but a guard without a bound, or with bounds that cross, can't watch anything."""
+    if not isinstance(value, dict):
+        return _mapping(value, "a mapping with name, query, and max or min")
+    low, high = value.get("min"), value.get("max")
+    if low is None and high is None:
+        raise Refusal("a guard without bounds", "max or min, or both")
+    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+        raise Refusal(f"min {low:g} above max {high:g}", "a min that is not above max")
+    return value
+
+
 def criterion(text: str) -> Criterion:
-    """Read one entry of `rollback.on`: verification, guard, or deadline 6h.
+    """Read one entry of `rollback.on`: verification, guard, deadline 6h, or errors 20.
 
     Raises:
-        Refusal: it is none of these, or the deadline's duration is missing, wrong or zero.
+        Refusal: it is none of these, or the deadline's duration is missing, wrong or zero, or errors have no number.
     """
     match text.split():
         case ["verification"]:
@@ -91,6 +105,8 @@ def criterion(text: str) -> Criterion:
             if seconds == 0:
                 raise Refusal(quoted(text), "a deadline longer than nothing")
             return Criterion("deadline", seconds)
+        case ["errors", number] if number.isascii() and number.isdigit() and len(number) <= 9:
+            return Criterion("errors", count=int(number))
         case [kind, *_] if kind not in _CRITERIA:
             raise Refusal(quoted(text), _CRITERIA_EXPECTED, did_you_mean(kind, _CRITERIA))
     raise Refusal(quoted(text), _CRITERIA_EXPECTED)

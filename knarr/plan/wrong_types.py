@@ -41,6 +41,7 @@ _NAMES_OF: Final = {
     "Transform": "a transform",
     "CrossCheck": "a check",
     "Phase": "a phase",
+    "Guard": "a guard",
     "RollbackCriteria": "rollback",
     "Parallelism": "parallelism",
     "Limits": "limits",

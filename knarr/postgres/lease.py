@@ -206,11 +206,21 @@ async def raise_epoch(connection: Connection, run_id: str, *, reason: str = "") 
         lease = await read_lease(connection, run_id)
         summary = f"writers of epoch {lease.epoch} lose the right to write; epoch {lease.epoch + 1} follows"
         body = {"summary": summary, "reason": reason}
-        async with transaction(connection):
-            await chain.append(connection, run_id, f"raise epoch {lease.epoch}", "decision", body)
+        try:
+            await _note(connection, run_id, f"raise epoch {lease.epoch}", body, wait="5s")
+        except asyncpg.LockNotAvailableError:
+            # A writer that froze between its audit entry and its COMMIT holds the trail's head: it has to go first.
+            await connection.execute(END_HOLDERS, LEASE_LOCK, lease.lease_id)
+            await _note(connection, run_id, f"raise epoch {lease.epoch}", body, wait="30s")
         async with _exclusively(connection, lease.lease_id):
             epoch = await connection.fetchval(RAISE, lease.lease_id)
         return Lease(lease_id=lease.lease_id, epoch=epoch)
+
+
+async def _note(connection: Connection, run_id: str, key: str, body: dict[str, str], *, wait: str) -> None:
+    async with transaction(connection):
+        await connection.execute("SELECT set_config('lock_timeout', $1, true)", wait)
+        await chain.append(connection, run_id, key, "decision", body)
 
 
 @contextlib.asynccontextmanager
@@ -237,6 +247,7 @@ async def _exclusively(connection: Connection, lease_id: int) -> AsyncIterator[N
                 hint=f"see pg_locks, classid {LEASE_LOCK}, objid {lease_id}, for who they are",
             )
     try:
+        await connection.execute("SET LOCAL lock_timeout = '30s'")
         yield
     except BaseException:
         await end(connection)

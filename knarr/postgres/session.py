@@ -37,9 +37,9 @@ PINNED: Final[dict[str, str]] = {
     # A row that a policy hides must be an error, not a row fewer.
     "row_security": "off",
     "lock_timeout": "30s",
-    # Ends a session whose worker froze between two statements (measured, M4); nothing but pg_terminate_backend ends
-    # one that froze in mid COPY.
-    "idle_in_transaction_session_timeout": "15min",
+    # Ends a session whose worker froze between two statements (measured, M4), late enough for one side of a
+    # comparison to wait for the other; a retry ends it at once (lease.step_lock).
+    "idle_in_transaction_session_timeout": "6h",
     # A dead peer is noticed within about 11 s (measured, M6).
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",

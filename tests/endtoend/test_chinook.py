@@ -56,7 +56,7 @@ def test_check_writes_nothing_and_tells_what_would_be_moved(
 ) -> None:
     before = second_cluster.pg_dump(name_of(target_dsn))
     found = knarr.document("check", PLAN)
-    assert len(found["mappings"]) == 11
+    assert len(found["survey"]["mappings"]) == 11
     assert second_cluster.pg_dump(name_of(target_dsn)) == before
 
 
@@ -65,7 +65,7 @@ def test_verify_alone_finds_equal_and_then_names_the_row_that_was_changed(
 ) -> None:
     assert knarr("run", PLAN).returncode == 0
     assert knarr("verify", PLAN).returncode == 0
-    second_cluster.psql("UPDATE "Artist" SET "Name" = 'Nobody' WHERE "ArtistId" = 7", name_of(target_dsn))
+    second_cluster.psql('UPDATE "Artist" SET "Name" = $$Nobody$$ WHERE "ArtistId" = 7', name_of(target_dsn))
     done = knarr("verify", PLAN)
     assert done.returncode == 10
     assert "ArtistId = 7" in done.stdout + done.stderr

@@ -17,7 +17,9 @@ class WorkerProcess:
 
     def __init__(self, scene: Scene, log: Path) -> None:
         self._log = log.open("ab")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KNARR_", "TEMPORAL_"))}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("KNARR_", "TEMPORAL_"))
+        }
         environment |= {
             "KNARR_CONNECTION_LEGACY": scene.source_dsn,
             "KNARR_CONNECTION_SHOP": scene.target_dsn,

@@ -20,7 +20,9 @@ KILLS = 10
 SEED = int(os.environ.get("KNARR_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 
 # Enough rows that a run lasts for ten lives of a worker.
-MORE = "INSERT INTO orders SELECT n, n % 2000 + 1, 'O', n / 100.0, date '2021-01-01' FROM generate_series(20001, 400000) n"
+MORE = (
+    "INSERT INTO orders SELECT n, n % 2000 + 1, 'O', n / 100.0, date '2021-01-01' FROM generate_series(20001, 400000) n"
+)
 SMALL_PARTITIONS = PLAN | {"limits": {"partition_size": "1MiB"}, "parallelism": {"mappings": 1, "partitions": 1}}
 
 CONTENT = """

@@ -234,3 +234,16 @@ async def test_a_raise_that_is_cancelled_while_it_waits_leaves_nothing_behind(
     assert raiser.is_closed()
     assert await gone(run.target, "raiser")
     assert await run.target.fetchval("SELECT epoch FROM knarr.lease") == 1
+
+
+async def test_a_writer_that_froze_with_the_trails_head_in_its_hand_does_not_stop_a_raise(run: Run) -> None:
+    frozen = await run.open("frozen")
+    await frozen.execute("BEGIN")
+    await lease.fence(frozen, run.lease)
+    await chain.append(frozen, run.run_id, "a copy", "copy", {})
+
+    raised = await lease.raise_epoch(run.target, run.run_id)
+
+    assert raised.epoch == 2
+    kinds = [entry.kind for entry in await chain.read(run.target, run.run_id)]
+    assert kinds == ["run started", "decision"]

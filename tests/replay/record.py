@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowExecution, WorkflowFailureError, WorkflowHandle
 
 from knarr.process import run_and_exit
 from tests.saga.scene import PLAN, SHOP, Scene, connect, run_script
@@ -99,6 +99,7 @@ async def record(address: str, play: Play, prefix: str = "") -> None:
 
 async def store(client: Client, run_id: str, name: str) -> None:
     """Stores every history of a run: its own and its children's, each link of a continue-as-new chain."""
+    found: list[WorkflowExecution] = []
     for _ in range(50):
         found = [each async for each in client.list_workflows(f"WorkflowId STARTS_WITH '{run_id}'")]
         if found and all(each.close_time for each in found):

@@ -160,7 +160,7 @@ class Scene:
         """Waits until the run is in one of the states."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                status = await handle.query("status", result_type=Status)
+                status: Status = await handle.query("status", result_type=Status)
                 if status.state in states:
                     return status
                 await asyncio.sleep(0.05)

@@ -108,9 +108,7 @@ async def test_a_second_run_on_the_same_table_is_refused_with_the_holders_name(s
         assert (await first.result()).state == "completed"
 
 
-async def test_the_survey_refuses_an_occupied_target_and_writes_nothing(
-    scene: Scene, second_cluster: Cluster
-) -> None:
+async def test_the_survey_refuses_an_occupied_target_and_writes_nothing(scene: Scene, second_cluster: Cluster) -> None:
     await run_script(scene.target_dsn, "CREATE SCHEMA shop; CREATE TABLE shop.customer (id int); ")
     before = dump(second_cluster, scene.target_dsn)
     async with scene.worker():
