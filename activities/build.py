@@ -74,7 +74,7 @@ async def set_sequences(given: MappingInput) -> StepResult:
     run, number = given.run, given.mapping
     async with working("sequences", run, mapping=number), source_of(run) as source, target_of(run) as target:
         mapping = await mappings.load_mapping(target, run.run_id, number)
-        moved = await sequences.set_sequences(target, source, lease_of(run), run.run_id, mapping)
+        moved = await sequences.set_sequences(target, source, lease_of(run), run.run_id, mapping, given.phase)
         async with fenced(target, lease_of(run)):
             head = await stepped(target, run, "sequences", f"{moved} set", mapping=number, phase=given.phase)
         return StepResult(count=moved, head=head)
@@ -82,10 +82,10 @@ async def set_sequences(given: MappingInput) -> StepResult:
 
 @activity.defn
 async def reset_sequences(given: CompensationInput) -> StepResult:
-    """Compensation of `set_sequences`: those that the run did not make stand again where they stood."""
+    """Compensation of `set_sequences`: the phase's sequences stand again where they stood before it."""
     run = given.run
     async with working("reset sequences", run, mapping=given.mapping, undoing=True), target_of(run) as target:
-        reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping)
+        reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping, given.phase)
         async with fenced(target, lease_of(run)):
             head = await compensated(
                 target, run, "sequences", f"{reset} set back", mapping=given.mapping, phase=given.phase

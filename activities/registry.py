@@ -17,6 +17,7 @@ from activities.build import (
 from activities.claim import claim_target, end_run, release_target
 from activities.copy import copy_partitions, remove_rows
 from activities.decide import record_decision
+from activities.guard import check_guards
 from activities.seal import record_checkpoint, remove_checkpoint, request_cancel, seal_run, unseal_run
 from activities.survey import discard_survey, survey_databases
 from activities.undo import raise_epoch
@@ -61,6 +62,7 @@ def all_activities(pools: Pools) -> list[Callable[..., Any]]:
         unseal_run,
         end_run,
         request_cancel,
+        check_guards,
         record_decision,
         raise_epoch,
     ]

@@ -188,7 +188,7 @@ def started(seen: Snapshot) -> Ending | None:
             Exit.DONE, "started; no worker has taken it up yet, so nothing is claimed. Start one: knarr worker", None
         )
     status, mappings = seen.progress.status, seen.progress.mappings
-    if not mappings and status.state in {"starting", "running"}:
+    if status.state in {"refused", "unwinding"} or (not mappings and status.state in {"starting", "running"}):
         return None
     message = (
         f"started: the target is claimed and surveyed; {len(mappings)} mappings, about {status.estimated_rows:,} rows"

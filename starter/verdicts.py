@@ -1,5 +1,6 @@
 """A verdict on the terminal: its checks as a table, its findings one by one."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
@@ -9,7 +10,7 @@ from knarr.errors import KnarrError
 from knarr.postgres.session import connect
 from knarr.settings import Settings
 from knarr.verify.models import CheckSummary, Finding, Verdict
-from knarr.verify.results import latest_verdict
+from knarr.verify.results import load_verdict, newest_verdict
 from starter.aliases import load_connections
 from starter.output import Output
 
@@ -19,20 +20,36 @@ if TYPE_CHECKING:
 FINDINGS_SHOWN: Final = 10
 
 
-async def stored_verdict(settings: Settings, run_id: str, target: str) -> Verdict | None:
-    """The run's last verdict as the target keeps it; None when this machine can't reach the target or there is none."""
+@dataclass(frozen=True)
+class StoredVerdict:
+    """A verdict as the target keeps it, and whether what it speaks of has been taken back since."""
+
+    verdict: Verdict
+    withdrawn: bool
+
+
+async def stored_verdict(settings: Settings, run_id: str, target: str) -> StoredVerdict | None:
+    """The run's last verdict; None when this machine can't reach the target or there is none.
+
+    Raises:
+        DataError: it is not what was written.
+    """
     try:
         dsn = load_connections(settings).resolve(target)
         connection = await connect(dsn, application_name="knarr watch", read_only=True)
     except KnarrError:
         return None  # a machine that only talks to Temporal; the summary in the workflow stands in
     try:
-        return await latest_verdict(connection, run_id)
+        newest = await newest_verdict(connection, run_id)
+        verdict = await load_verdict(connection, run_id, newest.phase, newest.round) if newest else None
+        return StoredVerdict(verdict, newest.withdrawn) if newest and verdict else None
     finally:
         await connection.close()
 
 
-def show_verdict(output: Output, verdict: Verdict | None, summary: "VerdictSummary | None") -> None:
+def show_verdict(
+    output: Output, verdict: Verdict | None, summary: "VerdictSummary | None" = None, *, withdrawn: bool = False
+) -> None:
     """Print the verdict as a table; without the document, what its summary says."""
     if verdict is None:
         if summary is not None:
@@ -43,7 +60,7 @@ def show_verdict(output: Output, verdict: Verdict | None, summary: "VerdictSumma
             for line in summary.first_findings:
                 output.result(f"  {line}")
         return
-    output.result(table_of(verdict))
+    output.result(table_of(verdict, "verdict, before all was taken back: " if withdrawn else "verdict: "))
     findings = [finding for check in verdict.checks for finding in check.findings]
     for finding in findings[:FINDINGS_SHOWN]:
         output.result(f"  {told(finding)}")
@@ -56,10 +73,10 @@ def show_verdict(output: Output, verdict: Verdict | None, summary: "VerdictSumma
             output.result(f"  {check.kind} check {check.name!r} could not run: {check.message}")
 
 
-def table_of(verdict: Verdict) -> Table:
+def table_of(verdict: Verdict, title: str) -> Table:
     """A line a mapping with all that was checked of it, then a line for each check across both databases."""
     mark = Text("PASSED ✓", style="bold green") if verdict.passed else Text("DIFFERS ✗", style="bold red")
-    table = Table(title=Text.assemble("verdict: ", mark), title_justify="left")
+    table = Table(title=Text.assemble(title, mark), title_justify="left")
     table.add_column("checked")
     for column in ("source rows", "target rows"):
         table.add_column(column, justify="right")

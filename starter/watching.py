@@ -87,8 +87,9 @@ async def conclude(
 ) -> None:
     """Print how a run ended: the verdict as a table, the message, and what to look at next if `hints`."""
     summary = ending.status.verdict if ending.status else None
-    verdict = await stored_verdict(settings, run_id, ending.status.target) if ending.status and summary else None
-    show_verdict(output, verdict, summary)
+    stored = await stored_verdict(settings, run_id, ending.status.target) if ending.status and summary else None
+    verdict = stored.verdict if stored else None
+    show_verdict(output, verdict, summary, withdrawn=bool(stored and stored.withdrawn))
     output.result(f"\n{ending.message}")
     link = service.link(run_id)
     if hints:

@@ -8,7 +8,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.claim import end_run
-    from activities.models import Compensation, CompensationInput, EndInput, RunInput, StepResult, VerdictSummary
+    from activities.models import Compensation, CompensationInput, EndInput, RunInput, StepResult
     from activities.seal import request_cancel
     from activities.undo import raise_epoch
     from workflows.conduct import Conduct
@@ -16,19 +16,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policies import BRIEF, COMPENSATION
 
 REFUSED: Final = ("ClaimRefused", "SurveyRefused")
-
-
-class VerificationDiffersError(Exception):
-    """The verdict did not pass, and the plan says to roll back."""
-
-    def __init__(self, verdict: VerdictSummary) -> None:
-        super().__init__(difference(verdict))
-
-
-def difference(verdict: VerdictSummary) -> str:
-    """A verdict that did not pass, in one line: how many findings, and the first of them."""
-    first = verdict.first_findings[0] if verdict.first_findings else "no finding could be computed"
-    return f"verification failed: {verdict.findings:,} findings in {verdict.failed:,} checks; first: {first}"
 
 
 def what_failed(error: BaseException) -> tuple[str, str]:

@@ -19,9 +19,10 @@ with workflow.unsafe.imports_passed_through():
         RunContext,
         RunInput,
         StepResult,
+        VerdictSummary,
     )
     from workflows.controls import Controls
-    from workflows.messages import Pausing, Resumed, SagaState, Status
+    from workflows.messages import Moved, Pausing, Resumed, SagaState, Status
     from workflows.policies import BRIEF, LONG
     from workflows.settings import RunSettings
     from workflows.view import View
@@ -135,6 +136,12 @@ class Conduct:
     def hold_at(self, checkpoint: str) -> None:
         """After a rollback to a checkpoint the run holds there; `resume` goes forward again, with a new deadline."""
         self._checkpoint = checkpoint
+        rows: dict[int, int] = {}
+        for step, moved in self.saga.results("move/", Moved).items():
+            number = int(step.rsplit("/", 1)[1])
+            rows[number] = rows.get(number, 0) + moved.rows
+        verdicts = list(self.saga.results("verify/", VerdictSummary).values())
+        self.view.taken_back(rows, verdicts[-1] if verdicts else None)
         self.controls.turn = None
         self.controls.paused = True
         self.pause_before = []
@@ -164,14 +171,14 @@ class Conduct:
         """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI."""
         workflow.logger.error("waiting for a person: %s", problem)
         self.controls.answer = None
-        self.view.message = problem
+        before, self.view.message = self.view.message, problem
         run_id = self.run.run_id
         self.view.show(
             "waiting for a person",
             waiting_for=f"`knarr retry {run_id} --reason ...` or `knarr skip {run_id} --reason ...`",
         )
         await workflow.wait_condition(lambda: self.controls.answer is not None)
-        self.view.message = ""
+        self.view.message = before
         return self.controls.take_answer()
 
     def resumed(self) -> Resumed:

@@ -1,52 +1,37 @@
 """The migration: the whole saga on one page, in the order in which it happens."""
 
 import asyncio
-from collections.abc import Iterable
 from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ChildWorkflowError
 
-from workflows.window import Piece, sliding_window
-
 with workflow.unsafe.imports_passed_through():
-    from activities.build import add_foreign_keys, build_keys, create_tables, set_sequences
+    from activities.build import add_foreign_keys, create_tables
     from activities.claim import claim_target
     from activities.models import (
         CheckpointInput,
         ClaimInput,
         ClaimResult,
         Compensation,
-        MappingSummary,
         RunContext,
         RunInput,
         StepResult,
         SurveyResult,
-        VerdictSummary,
     )
     from activities.seal import record_checkpoint, seal_run
     from activities.survey import survey_databases
     from knarr.plan.models import Plan
-    from workflows.back import (
-        VerificationDiffersError,
-        complete,
-        difference,
-        raise_how_it_ended,
-        turn_back,
-        what_failed,
-    )
+    from workflows.back import complete, raise_how_it_ended, turn_back, what_failed
     from workflows.conduct import Conduct, shielded
     from workflows.controls import Turn
-    from workflows.messages import MigrationInput, Moved, MoveInput, Status, VerificationInput
-    from workflows.move import MoveMappingWorkflow
+    from workflows.guarding import GuardBreachedError, guarded
+    from workflows.messages import MigrationInput, Status
     from workflows.orders import TakesOrders
     from workflows.policies import BRIEF, LONG
+    from workflows.proof import VerificationDiffersError, verify_rows
+    from workflows.rows import HistoryIsLongError, move_rows
     from workflows.settings import PhaseSettings, RunSettings
-    from workflows.verification import VerificationWorkflow
-
-
-class HistoryIsLongError(Exception):
-    """Nothing runs any more; the workflow is to continue as new before its history grows longer."""
 
 
 @workflow.defn(name="Migration")
@@ -73,7 +58,7 @@ class MigrationWorkflow(TakesOrders):
             await shielded(turn_back(self.conduct, turn))
             if turn.to == "start":
                 await raise_how_it_ended(self.conduct, turn)
-            self._hold_at_checkpoint(turn.to)
+            self.conduct.hold_at(turn.to)
         self.conduct.view.show("completed", step="ended")
         return self.conduct.status()
 
@@ -86,15 +71,19 @@ class MigrationWorkflow(TakesOrders):
             if self.conduct.saga.is_done(f"checkpoint/{phase.name}"):
                 continue
             self.conduct.view.show("running", phase=phase.name)
-            await self._move(survey, phase)
-            await self._add_foreign_keys(survey, phase)
-            await self._verify(survey, phase)
-            await self._soak(phase)
-            await self._approval(phase)
-            await self._checkpoint(phase)
+            await guarded(self.conduct, phase.name, "always", self._phase(survey, phase))
         await self._seal()
         await self._keep_open()
         await complete(self.conduct)
+
+    async def _phase(self, survey: SurveyResult, phase: PhaseSettings) -> None:
+        """A part of the rows: moved, verified, watched, approved, and then a place where a rollback can stop."""
+        await guarded(self.conduct, phase.name, "copy", move_rows(self.conduct, survey, phase))
+        await self._add_foreign_keys(survey, phase)
+        await verify_rows(self.conduct, survey, phase)
+        await guarded(self.conduct, phase.name, "soak", self._soak(phase))
+        await self._approval(phase)
+        await self._checkpoint(phase)
 
     async def _claim(self) -> None:
         """The lease on the target, and its tables: at most one run writes to a table at a time."""
@@ -129,71 +118,6 @@ class MigrationWorkflow(TakesOrders):
         await self.conduct.gate("create")
         await self.conduct.step("create", create_tables, "schemas, types and bare tables", undo="drop_tables")
 
-    async def _move(self, survey: SurveyResult, phase: PhaseSettings) -> None:
-        """Copies and builds every mapping that has rows in this phase, the largest first, several at once."""
-        await self.conduct.gate("copy")
-        view = self.conduct.view
-        view.show("running", step="copy")
-        view.copy_started_at = view.copy_started_at or workflow.now()
-        moved = in_order([mapping for mapping in survey.mappings if phase.name in mapping.phases])
-        started = await sliding_window(
-            self.conduct.settings.mappings_at_once, self._moves(moved, phase.name), may_start=self._may_start_mapping
-        )
-        if started < len(moved):
-            raise HistoryIsLongError
-        view.copy_ended_at = view.copy_ended_at or workflow.now()
-
-    def _moves(self, moved: list[MappingSummary], phase: str) -> Iterable[Piece]:
-        here = {mapping.number for mapping in moved}
-        for mapping in moved:
-            waits_for = [f"move/{phase}/{other}" for other in mapping.depends_on if other in here]
-
-            async def move(mapping: MappingSummary = mapping, waits_for: list[str] = waits_for) -> None:
-                saga = self.conduct.saga
-                await workflow.wait_condition(lambda: all(saga.is_done(step) for step in waits_for))
-                await saga.step(
-                    f"move/{phase}/{mapping.number}",
-                    Moved,
-                    lambda: self._copy(mapping, phase),
-                    undo=Compensation(
-                        activity="remove_rows",
-                        summary=f"remove the copied rows · {mapping.name}",
-                        mapping=mapping.number,
-                        phase=phase,
-                    ),
-                )
-                await self._build(mapping, phase)
-
-            yield move
-
-    async def _copy(self, mapping: MappingSummary, phase: str) -> Moved:
-        conduct = self.conduct
-        conduct.view.change(mapping.number, state="copying", partitions_done=0)
-        moved: Moved = await conduct.child(
-            MoveMappingWorkflow.run,
-            MoveInput(
-                run=conduct.run,
-                mapping=mapping,
-                phase=phase,
-                window=conduct.settings.partitions_at_once,
-                paused=conduct.controls.paused,
-            ),
-            name=mapping.name,
-            summary=f"{mapping.name} · about {mapping.estimated_rows:,} rows · {mapping.partitions} partitions",
-        )
-        conduct.view.moved(mapping.number, moved.rows, moved.partitions)
-        return moved
-
-    async def _build(self, mapping: MappingSummary, phase: str) -> None:
-        """Keys, indexes and checks after the rows: built before them they cost 1.75 to 1.95 times the copy."""
-        await self.conduct.gate("build")
-        step, name, number = self.conduct.step, mapping.name, mapping.number
-        self.conduct.view.change(number, state="building")
-        await step(f"build/{number}", build_keys, f"{name} · keys, indexes, checks", mapping, phase, undo="drop_keys")
-        sequences = f"sequences/{phase}/{number}"
-        await step(sequences, set_sequences, f"{name} · sequences go on", mapping, phase, undo="reset_sequences")
-        self.conduct.view.change(number, state="copied")
-
     async def _add_foreign_keys(self, survey: SurveyResult, phase: PhaseSettings) -> None:
         """In the last phase: only then all rows that a key may point to are there."""
         if phase != self.conduct.settings.phases[-1]:
@@ -205,52 +129,8 @@ class MigrationWorkflow(TakesOrders):
                 key = f"foreign keys/{mapping.number}"
                 await self.conduct.step(key, add_foreign_keys, summary, mapping, phase.name, undo="drop_foreign_keys")
 
-    async def _verify(self, survey: SurveyResult, phase: PhaseSettings) -> None:
-        """All that has been moved, on both sides. A difference rolls back, or a person decides if the plan says so."""
-        conduct = self.conduct
-        while True:
-            await conduct.gate("verify")
-            conduct.view.show("running", step="verify")
-            conduct.round += 1
-            verdict = await conduct.saga.step(
-                f"verify/{phase.name}/{conduct.round}",
-                VerdictSummary,
-                lambda: self._verdict(survey, phase),
-                undo=Compensation(
-                    activity="withdraw_verdict", summary=f"withdraw the verdict · {phase.name}", phase=phase.name
-                ),
-            )
-            conduct.view.judged(verdict)
-            if verdict.passed:
-                return
-            if conduct.settings.roll_back_on_difference:
-                raise VerificationDiffersError(verdict)
-            if await conduct.ask_a_person(difference(verdict)) == "skip":
-                await conduct.recorded()
-                return
-
-    async def _verdict(self, survey: SurveyResult, phase: PhaseSettings) -> VerdictSummary:
-        conduct = self.conduct
-        names = [settings.name for settings in conduct.settings.phases]
-        so_far = set(names[: names.index(phase.name) + 1])
-        is_last = phase == conduct.settings.phases[-1]
-        verdict: VerdictSummary = await conduct.child(
-            VerificationWorkflow.run,
-            VerificationInput(
-                run=conduct.run,
-                phase=phase.name,
-                round=conduct.round,
-                mappings=[mapping for mapping in survey.mappings if so_far & set(mapping.phases)],
-                cross_checks=survey.cross_checks if is_last else [],
-                window=conduct.settings.verified_at_once,
-                paused=conduct.controls.paused,
-            ),
-            name=f"verify {phase.name}",
-            summary=f"{phase.name} · every row and every rule · round {conduct.round}",
-        )
-        return verdict
-
     async def _soak(self, phase: PhaseSettings) -> None:
+        """Time for the phase's rows to be used before others follow; guards watch meanwhile."""
         if phase.soak_seconds:
             self.conduct.view.show("soaking", step="soak")
             await workflow.sleep(timedelta(seconds=phase.soak_seconds), summary=f"soak of {phase.name}")
@@ -315,7 +195,9 @@ class MigrationWorkflow(TakesOrders):
         except TimeoutError:
             deadline = self.conduct.settings.deadline_seconds
             if not self.conduct.saga.is_done("seal"):
-                controls.turn_back("rollback", "plan", f"the plan's deadline of {deadline:,.0f} s has passed")
+                since = f"{self.conduct.clock_from:%Y-%m-%d %H:%M:%S} UTC"
+                reason = f"the plan's deadline of {deadline:,.0f} s since {since} has passed before the seal"
+                controls.turn_back("rollback", "plan", reason)
             else:
                 await workflow.wait_condition(lambda: forward.done() or controls.turn is not None)
         if turn := controls.turn:
@@ -328,47 +210,19 @@ class MigrationWorkflow(TakesOrders):
             await workflow.wait_condition(lambda: workflow.all_handlers_finished() and not controls.unrecorded)
             resumed = self.conduct.resumed()
             workflow.continue_as_new(self._start.model_copy(update={"resumed": resumed}))
-        except (ActivityError, ChildWorkflowError, VerificationDiffersError) as error:
+        except (ActivityError, ChildWorkflowError, VerificationDiffersError, GuardBreachedError) as error:
             kind, reason = what_failed(error)
             controls.note("decision", "roll back", "plan", reason, "taking everything back")
             return Turn("failure", "start", "plan", reason, kind)
         return None
 
-    def _hold_at_checkpoint(self, name: str) -> None:
-        """After a rollback to a checkpoint the run holds; `resume` goes forward from there."""
-        self.conduct.controls.turn = None
-        self.conduct.controls.paused = True
-        self.conduct.pause_before = []
-        self.conduct.view.message = f"taken back to checkpoint {name}"
-
-    async def _may_start_mapping(self) -> bool:
-        await self.conduct.gate("next mapping")
-        return not workflow.info().is_continue_as_new_suggested()
-
     def _seconds_to_deadline(self) -> float | None:
         deadline = self.conduct.settings.deadline_seconds
         if deadline is None or self.conduct.saga.is_done("seal"):
             return None
-        return max(0.0, deadline - (workflow.now() - self.conduct.view.started_at).total_seconds())
+        return max(0.0, deadline - (workflow.now() - self.conduct.clock_from).total_seconds())
 
 
 async def until_over(forward: "asyncio.Task[None]") -> None:
     """Waits for a cancelled task to end, however it ends; its failure no longer matters, the run turns back."""
     await asyncio.gather(forward, return_exceptions=True)
-
-
-def in_order(mappings: list[MappingSummary]) -> list[MappingSummary]:
-    """The largest first, but none before those whose rows it depends on."""
-    ordered: list[MappingSummary] = []
-    waiting = sorted(mappings, key=lambda mapping: (-mapping.estimated_bytes, mapping.number))
-    placed: set[int] = set()
-    here = {mapping.number for mapping in mappings}
-    while waiting:
-        ready = next(
-            (mapping for mapping in waiting if placed.issuperset(set(mapping.depends_on) & here - {mapping.number})),
-            waiting[0],
-        )
-        waiting.remove(ready)
-        ordered.append(ready)
-        placed.add(ready.number)
-    return ordered

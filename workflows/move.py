@@ -50,9 +50,7 @@ class MoveMappingWorkflow:
                     }
                 )
             )
-        return Moved(
-            partitions=move.mapping.partitions, rows=self._rows, bytes=self._bytes, errors=self._errors
-        )
+        return Moved(partitions=move.mapping.partitions, rows=self._rows, bytes=self._bytes, errors=self._errors)
 
     @workflow.signal
     def hold(self, pausing: Pausing) -> None:

@@ -46,6 +46,12 @@ class Saga:
         """Whether the step has run to its end and has not been taken back."""
         return step in self._done
 
+    def results(self, prefix: str, result_type: type[Result]) -> dict[str, Result]:
+        """The results of the steps done whose names begin so, oldest first."""
+        return {
+            step: result_type.model_validate(value) for step, value in self._done.items() if step.startswith(prefix)
+        }
+
     async def step(
         self,
         step: str,

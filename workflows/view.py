@@ -110,6 +110,28 @@ class View:
         self._rows_before[number] = rows
         self.change(number, rows=rows, partitions_done=partitions)
 
+    def copying(self) -> None:
+        """Copying begins or goes on; the clock leaves out what lies between two phases."""
+        if self.copy_started_at and self.copy_ended_at:
+            self.copy_started_at = workflow.now() - (self.copy_ended_at - self.copy_started_at)
+        self.copy_started_at = self.copy_started_at or workflow.now()
+        self.copy_ended_at = None
+
+    def taken_back(self, rows: dict[int, int], verdict: VerdictSummary | None) -> None:
+        """What stands after a rollback to a checkpoint: rows by mapping, and the verdict on them."""
+        self._rows_before = dict(rows)
+        for number, mapping in self.mappings.items():
+            stands = number in rows
+            self.mappings[number] = mapping.model_copy(
+                update={
+                    "state": "verified" if stands else "waiting",
+                    "rows": rows.get(number, 0),
+                    "partitions_done": mapping.partitions if stands else 0,
+                }
+            )
+        self.verdict = verdict
+        self.verified_rows = verdict.rows if verdict else 0
+
     def rows_verified(self, rows: int) -> None:
         """Verification has told how far it is."""
         self.verified_rows = rows

@@ -39,6 +39,11 @@ class RollbackCriteria(Model):
         default_factory=lambda: ["verification"], description="verification, guard, deadline 6h, errors 20"
     )
     keep_for: Duration = Field(default="0s", description="how long a completed run can still be rolled back")
+    changed_since: Literal["stop", "keep theirs", "restore ours"] = Field(
+        default="stop",
+        description="append and merge: a row that somebody else has changed since we wrote it stops the rollback until "
+        "a person decides, stays as they made it, or becomes again what it was before the run",
+    )
 
     @field_validator("on", mode="before")
     @classmethod
@@ -53,7 +58,7 @@ class RollbackCriteria(Model):
     @property
     def errors(self) -> int | None:
         """How many attempts to copy may fail before the run takes itself back; None without such a criterion."""
-        return next((c.count for c in map(short_forms.criterion, self.on) if c.kind == "errors"), None)
+        return next((c.number for c in map(short_forms.criterion, self.on) if c.kind == "errors"), None)
 
     @property
     def kinds(self) -> frozenset[str]:

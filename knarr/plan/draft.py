@@ -94,7 +94,7 @@ def salvage(data: YamlValue, broken: Iterable[YamlPath]) -> Draft:
         mappings=mappings,
         checks={n: part for n, entry in enumerate(_list(data.get("checks"))) if (part := _part(entry, CrossCheck))},
         phases=phases,
-        guards={n: part for n, entry in enumerate(_list(data.get("guards"))) if (part := _part(entry, Guard))},
+        guards={n: guard for n, entry in enumerate(_list(data.get("guards"))) if (guard := _part(entry, Guard))},
         rollback=_part(data.get("rollback", {}), RollbackCriteria),
         limits=_part(data.get("limits", {}), Limits),
         complete=named and 0 < len(entries) == len(mappings) and len(rollout) == len(phases),

@@ -11,8 +11,10 @@ from knarr.plan.problems import Fault, YamlPath, quoted
 _SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _ONE_TABLE_ONLY: Final = (
     "joins", "where", "key", "columns", "primary_key", "unique", "indexes", "foreign_keys", "constraints", "rules",
-    "transform", "scope",
+    "transform", "scope", "delete_missing",
 )  # fmt: skip
+_OF_NEW_TABLES: Final = ("primary_key", "unique", "indexes", "foreign_keys", "constraints")
+_COLUMN_OF_NEW_TABLES: Final = ("type", "null", "default", "identity", "generated")
 _MEANT: Final = "Give a table that needs more a mapping of its own, and name it under `except` here."
 
 
@@ -36,10 +38,7 @@ def check(number: int, mapping: Mapping, *, whole: bool) -> Iterator[Fault]:
     """What is wrong with mapping `number`; not `whole`: broken parts were taken out, so nothing may be missed."""
     path: YamlPath = ("mappings", number)
     yield from _schemas(path, mapping)
-    if mapping.mode in ("append", "merge"):
-        found = f"{quoted(mapping.mode)}"
-        expected = "create or fill: append and merge need the undo log, which this version does not have"
-        yield Fault((*path, "mode"), found, expected)
+    yield from _mode(path, mapping)
     if mapping.whole_schema:
         for field in _ONE_TABLE_ONLY:
             if field in mapping.model_fields_set:
@@ -75,6 +74,23 @@ def _schemas(path: YamlPath, mapping: Mapping) -> Iterator[Fault]:
         yield Fault((*path, "target"), quoted(mapping.target), expected)
     if not source.whole_schema and mapping.target_table is None:
         yield Fault((*path, "target"), quoted(mapping.target), "schema.table, since the source is one table")
+
+
+def _mode(path: YamlPath, mapping: Mapping) -> Iterator[Fault]:
+    """What goes with the mode: into a table that has rows nothing is built."""
+    if mapping.delete_missing and mapping.mode != "merge":
+        found = f"delete_missing with mode: {mapping.mode}"
+        yield Fault((*path, "delete_missing"), found, "it only with mode: merge, which alone takes rows away")
+    if mapping.mode not in ("append", "merge") or mapping.whole_schema:
+        return
+    expected = f"nothing: with mode: {mapping.mode} the table is there, with all that belongs to it"
+    for field in _OF_NEW_TABLES:
+        if field in mapping.model_fields_set:
+            yield Fault((*path, field), f"{field} beside mode: {mapping.mode}", expected)
+    for name, column in (mapping.columns or {}).items():
+        for field in _COLUMN_OF_NEW_TABLES:
+            if field in column.model_fields_set:
+                yield Fault((*path, "columns", name, field), f"{field} beside mode: {mapping.mode}", expected)
 
 
 def _key_twice(path: YamlPath, mapping: Mapping) -> Iterator[Fault]:

@@ -132,7 +132,14 @@ class Mapping(Model):
     where: Predicate | None = Field(default=None, description="which source rows belong to the mapping")
     key: dict[Name, Expression] = Field(default_factory=dict, description="target column: expression; unique, not null")
     columns: dict[Name, Column] | None = Field(default=None, description="left out: the table's columns as they are")
-    mode: Literal["create", "fill", "append", "merge"] = Field(default="create", description="what is there before")
+    mode: Literal["create", "fill", "append", "merge"] = Field(
+        default="create",
+        description="create: the run makes the table; fill: it is there and empty; append: it has rows, all keys are "
+        "new; merge: rows whose key is there are updated, others inserted",
+    )
+    delete_missing: bool = Field(
+        default=False, description="merge: target rows (of the scope) that the source does not have are deleted"
+    )
     primary_key: list[Name] | None = Field(default=None, description="default: the key's columns; [] for none")
     unique: list[Annotated[list[Name], BeforeValidator(_unique), Field(min_length=1)]] = Field(
         default_factory=list, description="lists of columns that together are unique"

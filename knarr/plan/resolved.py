@@ -51,8 +51,20 @@ class DatabaseObject(Frozen):
     """One object that the run creates on the target, with the exact statements that make it and take it back."""
 
     kind: Literal[
-        "schema", "enum", "domain", "composite", "sequence", "table", "primary key", "unique", "index", "check",
-        "exclusion", "not null", "foreign key", "comment",
+        "schema",
+        "enum",
+        "domain",
+        "composite",
+        "sequence",
+        "table",
+        "primary key",
+        "unique",
+        "index",
+        "check",
+        "exclusion",
+        "not null",
+        "foreign key",
+        "comment",
     ]
     name: str = Field(description="for people, e.g. shop.order, or order_pkey on shop.order")
     stage: Stage
@@ -78,12 +90,18 @@ class ResolvedMapping(Frozen):
     transform_columns: list[str] = Field(default_factory=list)
     rules: dict[str, str] = Field(default_factory=dict)
     scope: str | None = None
+    delete_missing: bool = Field(default=False, description="merge: target rows that the source lacks are deleted")
     phases: dict[str, str] = Field(default_factory=dict, description="phase name: predicate over the source row")
     objects: list[DatabaseObject] = Field(default_factory=list)
     sequences: list[ResolvedSequence] = Field(default_factory=list)
     depends_on: list[int] = Field(default_factory=list, description="mappings whose rows must be there first (fill)")
     estimated_rows: int = Field(ge=0)
     estimated_bytes: int = Field(ge=0)
+
+    @property
+    def occupied(self) -> bool:
+        """True for append and merge: the target has rows of its own, and an undo log tells what became of them."""
+        return self.mode in ("append", "merge")
 
     @property
     def name(self) -> str:

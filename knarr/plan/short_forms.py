@@ -15,7 +15,7 @@ class Criterion(NamedTuple):
     kind: Literal["verification", "guard", "deadline", "errors"]
     seconds: float | None = None
     """Only a deadline has it: after how many seconds the run takes itself back."""
-    count: int | None = None
+    number: int | None = None
     """Only errors have it: how many attempts to copy may fail."""
 
 
@@ -106,7 +106,7 @@ def criterion(text: str) -> Criterion:
                 raise Refusal(quoted(text), "a deadline longer than nothing")
             return Criterion("deadline", seconds)
         case ["errors", number] if number.isascii() and number.isdigit() and len(number) <= 9:
-            return Criterion("errors", count=int(number))
+            return Criterion("errors", number=int(number))
         case [kind, *_] if kind not in _CRITERIA:
             raise Refusal(quoted(text), _CRITERIA_EXPECTED, did_you_mean(kind, _CRITERIA))
     raise Refusal(quoted(text), _CRITERIA_EXPECTED)

@@ -1,7 +1,8 @@
 """Moving one partition, exactly once: ledger row first, then the rows, in one fenced transaction of the target."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from knarr.audit import chain
 from knarr.errors import KnarrError, TransientError
 from knarr.plan.models import Limits
-from knarr.plan.resolved import Partition, ResolvedMapping
+from knarr.plan.resolved import Partition, ResolvedMapping, TableName
 from knarr.postgres import ledger
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
 from knarr.postgres.selection import copy_query, phase_predicate
 from knarr.postgres.session import Connection, end, rename
-from knarr.postgres.stream import Reconnect, Stream
+from knarr.postgres.stream import Reconnect, Stream, Streamed
 from knarr.postgres.transform import Transformation, load_function
 
 OnProgress = Callable[[int, int], None]
@@ -30,6 +31,9 @@ class CopyOutcome(BaseModel):
     bytes: int = Field(ge=0)
     seconds: float = Field(ge=0)
     already_done: bool = False
+    inserted: int = Field(default=0, description="append and merge: rows that were new")
+    updated: int = Field(default=0, description="merge: rows that differed")
+    deleted: int = Field(default=0, description="merge: rows that the source no longer has")
     audit_position: int = Field(default=0, description="where the audit entry of this copy stands; 0: written earlier")
     audit_digest: str = ""
 
@@ -60,6 +64,16 @@ class CopyJob(BaseModel):
         return f"knarr/{self.run_id}/{self.mapping.number}/{self.partition.number}"
 
 
+class Written(BaseModel):
+    """What the rows were, and, in an occupied table, what became of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int = 0
+    bytes: int = 0
+    changes: ledger.Changes | None = None
+
+
 async def copy_partition(
     source: Connection, target: Connection, job: CopyJob, on_progress: OnProgress, *, reconnect: Reconnect
 ) -> CopyOutcome:
@@ -80,9 +94,27 @@ async def copy_partition(
         TransientError: a server or a connection was in the way; nothing was written.
     """
     doing = f"copying {job.mapping.name}, phase {job.phase}, partition {job.partition.number}"
+    write = partial(_copy, source, target, job, doing, on_progress, reconnect)
+    return await write_once(source, target, job, doing, write, on_progress, reconnect=reconnect)
+
+
+async def write_once(
+    source: Connection,
+    target: Connection,
+    job: CopyJob,
+    doing: str,
+    write: Callable[[], Awaitable[Written]],
+    on_progress: OnProgress,
+    *,
+    reconnect: Reconnect,
+) -> CopyOutcome:
+    """Calls `write` in the target's transaction, behind the fence and the ledger row; or returns what the ledger says.
+
+    Raises as `copy_partition`, and whatever `write` raises, classified.
+    """
     with classified(doing):
         try:
-            return await _copy(source, target, job, doing, on_progress, reconnect)
+            return await _write_once(source, target, job, doing, write, on_progress, reconnect)
         except BaseException:
             for connection in (source, target):
                 if connection.is_closed() or connection.is_in_transaction():
@@ -90,10 +122,15 @@ async def copy_partition(
             raise
 
 
-async def _copy(
-    source: Connection, target: Connection, job: CopyJob, doing: str, on_progress: OnProgress, reconnect: Reconnect
+async def _write_once(
+    source: Connection,
+    target: Connection,
+    job: CopyJob,
+    doing: str,
+    write: Callable[[], Awaitable[Written]],
+    on_progress: OnProgress,
+    reconnect: Reconnect,
 ) -> CopyOutcome:
-    transformation = _transformation(job)
     started = time.monotonic()
     await rename(source, job.application_name)
     await rename(target, job.application_name)
@@ -106,18 +143,21 @@ async def _copy(
             )
             if not entered:
                 return await _done_before(target, job)
-            rows, size = await _stream(source, target, job, doing, transformation, on_progress, reconnect)
+            done = await write()
             took = time.monotonic() - started
-            await ledger.close(
-                target, job.run_id, job.mapping.number, job.phase, job.partition.number, rows, size, took
-            )
-            head = await chain.append(
-                target, job.run_id, f"copy {job.step}/epoch {job.lease.epoch}", "copy", _entry(job, rows, size, took)
-            )
+            place = job.run_id, job.mapping.number, job.phase, job.partition.number
+            await ledger.close(target, *place, done.rows, done.bytes, took, done.changes)
+            key = f"copy {job.step}/epoch {job.lease.epoch}"
+            head = await chain.append(target, job.run_id, key, "copy", _entry(job, done, took))
             outcome = CopyOutcome(
-                rows=rows, bytes=size, seconds=took, audit_position=head.position, audit_digest=head.digest
+                rows=done.rows,
+                bytes=done.bytes,
+                seconds=took,
+                audit_position=head.position,
+                audit_digest=head.digest,
+                **_counts(done.changes),
             )
-            on_progress(rows, size)
+            on_progress(done.rows, done.bytes)
     except KnarrError:
         raise
     except Exception as error:
@@ -135,36 +175,45 @@ def _transformation(job: CopyJob) -> Transformation | None:
     return Transformation(job.mapping.transform, function, columns, touched)
 
 
-async def _stream(
+async def _copy(
+    source: Connection, target: Connection, job: CopyJob, doing: str, on_progress: OnProgress, reconnect: Reconnect
+) -> Written:
+    phase = phase_predicate(job.mapping, job.phase_order, job.phase)
+    if phase is None:
+        return Written()
+    streamed = await stream_rows(source, target, job, doing, phase, job.mapping.target, on_progress, reconnect)
+    return Written(rows=streamed.rows, bytes=streamed.bytes)
+
+
+async def stream_rows(
     source: Connection,
     target: Connection,
     job: CopyJob,
     doing: str,
-    transformation: Transformation | None,
+    phase_sql: str,
+    into: TableName,
     on_progress: OnProgress,
     reconnect: Reconnect,
-) -> tuple[int, int]:
-    phase = phase_predicate(job.mapping, job.phase_order, job.phase)
-    if phase is None:
-        return 0, 0
+) -> Streamed:
+    """The job's rows, through its transform if it has one, into a table with the mapping's columns."""
+    transformation = _transformation(job)
     stream = Stream(source, target, doing, lambda size: on_progress(0, size))
     async with transaction(source, job.limits, snapshot=True):
-        streamed = await stream.run(
-            copy_query(job.mapping, job.partition, phase),
-            job.mapping.target,
+        return await stream.run(
+            copy_query(job.mapping, job.partition, phase_sql),
+            into,
             [column.name for column in job.mapping.columns],
             "binary" if job.mapping.binary and transformation is None else "text",
             transformation,
             reconnect,
         )
-    return streamed.rows, streamed.bytes
 
 
 async def _done_before(connection: Connection, job: CopyJob) -> CopyOutcome:
     row = await ledger.read_row(connection, job.run_id, job.mapping.number, job.phase, job.partition.number)
     if row is None:
         raise TransientError(f"the ledger row of {job.step} went away while it was read: its rows were just removed")
-    return CopyOutcome(rows=row.rows, bytes=row.bytes, seconds=row.seconds, already_done=True)
+    return _before(row)
 
 
 async def _after_unknown(error: KnarrError, job: CopyJob, reconnect: Reconnect) -> CopyOutcome:
@@ -180,16 +229,35 @@ async def _after_unknown(error: KnarrError, job: CopyJob, reconnect: Reconnect) 
         raise error from second
     if row is None:
         raise error
-    return CopyOutcome(rows=row.rows, bytes=row.bytes, seconds=row.seconds, already_done=True)
+    return _before(row)
 
 
-def _entry(job: CopyJob, rows: int, size: int, took: float) -> dict[str, object]:
+def _before(row: ledger.LedgerRow) -> CopyOutcome:
+    return CopyOutcome(
+        rows=row.rows,
+        bytes=row.bytes,
+        seconds=row.seconds,
+        already_done=True,
+        inserted=row.inserted or 0,
+        updated=row.updated or 0,
+        deleted=row.deleted or 0,
+    )
+
+
+def _counts(changes: ledger.Changes | None) -> dict[str, int]:
+    if changes is None:
+        return {}
+    return {"inserted": changes.inserted, "updated": changes.updated, "deleted": changes.deleted}
+
+
+def _entry(job: CopyJob, done: Written, took: float) -> dict[str, object]:
     return {
         "mapping": job.mapping.name,
         "phase": job.phase,
         "partition": job.partition.number,
-        "rows": rows,
-        "bytes": size,
+        "rows": done.rows,
+        "bytes": done.bytes,
         "seconds": round(took, 3),
         "attempt": job.attempt,
+        **_counts(done.changes),
     }

@@ -1,5 +1,6 @@
 """The ledger: which partitions of which phase were written, exactly once, and what they held."""
 
+from decimal import Decimal
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,23 +11,24 @@ from knarr.postgres.session import Connection
 
 # Nothing returned: the row stands, so the work is done. A live attempt's row makes this wait for its end (M7).
 ENTER: Final = """
-INSERT INTO knarr.ledger (run_id, mapping, phase, partition, epoch, attempt)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO knarr.ledger (run_id, mapping, phase, partition, epoch, attempt, xid)
+VALUES ($1, $2, $3, $4, $5, $6, pg_current_xact_id())
 ON CONFLICT (run_id, mapping, phase, partition) DO NOTHING
 RETURNING true
 """
 CLOSE: Final = """
 UPDATE knarr.ledger
-   SET rows = $5, bytes = $6, seconds = $7, copied_at = clock_timestamp()
+   SET rows = $5, bytes = $6, seconds = $7, inserted = $8, updated = $9, deleted = $10, checksum_change = $11,
+       copied_at = clock_timestamp()
  WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND partition = $4
 """
 READ: Final = """
-SELECT mapping, phase, partition, epoch, attempt, rows, bytes, seconds
+SELECT mapping, phase, partition, epoch, attempt, rows, bytes, seconds, inserted, updated, deleted
   FROM knarr.ledger
  WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND partition = $4
 """
 READ_PHASE: Final = """
-SELECT mapping, phase, partition, epoch, attempt, rows, bytes, seconds
+SELECT mapping, phase, partition, epoch, attempt, rows, bytes, seconds, inserted, updated, deleted
   FROM knarr.ledger
  WHERE run_id = $1 AND mapping = $2 AND phase = $3
  ORDER BY partition
@@ -48,6 +50,17 @@ SELECT phase, sum(rows)::bigint AS rows, sum(bytes)::bigint AS bytes, count(*) A
 DELETE_PHASE: Final = "DELETE FROM knarr.ledger WHERE run_id = $1 AND mapping = $2 AND phase = $3"
 
 
+class Changes(BaseModel):
+    """What one partition did to an occupied table, and by how much it changed the sum of its rows' hashes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inserted: int = Field(ge=0)
+    updated: int = Field(ge=0)
+    deleted: int = Field(ge=0)
+    checksum_change: Decimal
+
+
 class LedgerRow(BaseModel):
     """One partition of one phase, as it was written."""
 
@@ -61,6 +74,9 @@ class LedgerRow(BaseModel):
     rows: int
     bytes: int
     seconds: float
+    inserted: int | None = None
+    updated: int | None = None
+    deleted: int | None = None
 
 
 class PhaseTotal(BaseModel):
@@ -82,10 +98,19 @@ async def enter(
 
 
 async def close(
-    connection: Connection, run_id: str, mapping: int, phase: str, partition: int, rows: int, size: int, took: float
+    connection: Connection,
+    run_id: str,
+    mapping: int,
+    phase: str,
+    partition: int,
+    rows: int,
+    size: int,
+    took: float,
+    changes: Changes | None = None,
 ) -> None:
     """Writes what the partition held into its row, in the transaction that entered it."""
-    await connection.execute(CLOSE, run_id, mapping, phase, partition, rows, size, took)
+    changed = (None,) * 4 if changes is None else tuple(changes.model_dump().values())
+    await connection.execute(CLOSE, run_id, mapping, phase, partition, rows, size, took, *changed)
 
 
 async def read_row(connection: Connection, run_id: str, mapping: int, phase: str, partition: int) -> LedgerRow | None:

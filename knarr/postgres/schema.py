@@ -7,7 +7,7 @@ from knarr.errors import PlanError
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection
 
-VERSION: Final = 1
+VERSION: Final = 2
 SCRIPT: Final = Path(__file__).with_name("schema.sql")
 
 # Two starts at once would meet in CREATE SCHEMA IF NOT EXISTS, which then fails on pg_namespace's unique index.
@@ -17,18 +17,21 @@ READ_VERSION: Final = "SELECT version FROM knarr.version"
 
 
 async def install(connection: Connection) -> None:
-    """Makes the `knarr` schema if it is not there; all of it or nothing. Does nothing where this version stands.
+    """Makes the `knarr` schema, or brings an older one to this version; all of it or nothing.
+
+    Does nothing where this version stands.
 
     Raises:
-        PlanError: the schema is of another version, or the role may not create it.
+        PlanError: the schema is of a newer version, or the role may not create it.
         TransientError: the server was in the way.
     """
     with classified("installing the knarr schema"):
         async with connection.transaction():
             await connection.execute(LOCK)
-            if not await connection.fetchval(INSTALLED):
+            version = await connection.fetchval(READ_VERSION) if await connection.fetchval(INSTALLED) else 0
+            if version < VERSION:
                 await connection.execute(SCRIPT.read_text(encoding="utf-8"))
-            version = await connection.fetchval(READ_VERSION)
+                version = await connection.fetchval(READ_VERSION)
     if version != VERSION:
         raise PlanError(
             f"the knarr schema in the target has version {version}, this worker knows version {VERSION}",

@@ -1,5 +1,6 @@
 -- The knarr schema in the target: plan, lease, ledger, undo log, verdicts and audit trail of every run.
--- Installed in one transaction under an advisory lock; every statement holds when it is run again.
+-- Installed in one transaction under an advisory lock; every statement holds when it is run again, and it is run again
+-- where an older version stands: so a column that came later also has its ADD COLUMN IF NOT EXISTS.
 
 CREATE SCHEMA IF NOT EXISTS knarr;
 
@@ -7,7 +8,8 @@ CREATE TABLE IF NOT EXISTS knarr.version (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     version     integer NOT NULL
 );
-INSERT INTO knarr.version (version) VALUES (1) ON CONFLICT DO NOTHING;
+INSERT INTO knarr.version (version) VALUES (2)
+ON CONFLICT (only_row) DO UPDATE SET version = excluded.version WHERE knarr.version.version < excluded.version;
 
 CREATE TABLE IF NOT EXISTS knarr.run (
     run_id        text PRIMARY KEY,                -- the workflow id
@@ -71,15 +73,22 @@ CREATE TABLE IF NOT EXISTS knarr.object (
     PRIMARY KEY (run_id, mapping, stage, kind, name)
 );
 
--- Positions of sequences before the run moved them, for those that it did not make itself.
+-- Positions of sequences before a phase of the run moved them: a rollback may go back phase by phase.
 CREATE TABLE IF NOT EXISTS knarr.sequence_before (
     run_id      text NOT NULL REFERENCES knarr.run,
     mapping     integer NOT NULL,
+    phase       text NOT NULL,
     sequence    text NOT NULL,                     -- quoted, qualified
     last_value  bigint NOT NULL,
     is_called   boolean NOT NULL,
-    PRIMARY KEY (run_id, sequence)
+    PRIMARY KEY (run_id, phase, sequence)
 );
+ALTER TABLE knarr.sequence_before
+    ADD COLUMN IF NOT EXISTS phase text NOT NULL DEFAULT '',
+    DROP CONSTRAINT IF EXISTS sequence_before_pkey;
+ALTER TABLE knarr.sequence_before
+    ALTER COLUMN phase DROP DEFAULT,
+    ADD CONSTRAINT sequence_before_pkey PRIMARY KEY (run_id, phase, sequence);
 
 -- One row per partition and phase written: inserted first in the transaction that copies the rows, so that a
 -- second attempt meets this row and not the data (ledger last looks like a poisoned row: measured, M7).
@@ -94,8 +103,63 @@ CREATE TABLE IF NOT EXISTS knarr.ledger (
     bytes        bigint,
     seconds      double precision,
     copied_at    timestamptz,
+    inserted     bigint,                           -- append and merge: what became of the rows; deleted ones are rows
+    updated      bigint,                           -- of the target that the source no longer has
+    deleted      bigint,
+    checksum_change numeric,                       -- what they changed in the sum of knarr.table_before
+    xid          xid8,                             -- the transaction that wrote it, to tell our rows from other people's
     PRIMARY KEY (run_id, mapping, phase, partition),
     FOREIGN KEY (run_id, mapping, partition) REFERENCES knarr.partition
+);
+ALTER TABLE knarr.ledger
+    ADD COLUMN IF NOT EXISTS inserted bigint,
+    ADD COLUMN IF NOT EXISTS updated bigint,
+    ADD COLUMN IF NOT EXISTS deleted bigint,
+    ADD COLUMN IF NOT EXISTS checksum_change numeric,
+    ADD COLUMN IF NOT EXISTS xid xid8;
+
+-- The undo log of append and merge: one entry for each row changed, written in the transaction that changes it and
+-- deleted in the one that takes it back. No foreign key: checking one would cost more than writing the entry.
+CREATE TABLE IF NOT EXISTS knarr.undo (
+    run_id      text NOT NULL,
+    mapping     integer NOT NULL,
+    phase       text NOT NULL,
+    partition   integer NOT NULL,
+    sequence    bigint GENERATED ALWAYS AS IDENTITY,  -- taken back in reverse of this order
+    operation   text NOT NULL CHECK (operation IN ('insert', 'update', 'delete')),
+    key         text[] NOT NULL,
+    before      text,                              -- the whole row as a record's text; NULL: there was none
+    left_hash   bigint,                            -- hash of the row's text as we left it; NULL: we left none
+    PRIMARY KEY (run_id, mapping, phase, sequence),
+    CHECK ((before IS NULL) = (operation = 'insert') AND (left_hash IS NULL) = (operation = 'delete'))
+);
+
+-- What an occupied table held, within the mapping's scope, before the run's first write to it.
+CREATE TABLE IF NOT EXISTS knarr.table_before (
+    run_id       text NOT NULL,
+    mapping      integer NOT NULL,
+    columns      text[] NOT NULL,                  -- name and type of each, in order: what an entry's `before` is made of
+    rows         bigint NOT NULL,
+    checksum     numeric NOT NULL,                 -- sum of hashtextextended(row::text), as in the undo log
+    snapshot     pg_snapshot NOT NULL,             -- who had committed by then
+    recorded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, mapping),
+    FOREIGN KEY (run_id, mapping) REFERENCES knarr.mapping
+);
+
+-- One row for each transaction that took entries of the undo log back.
+CREATE TABLE IF NOT EXISTS knarr.undone (
+    run_id         text NOT NULL,
+    mapping        integer NOT NULL,
+    phase          text NOT NULL,
+    xid            xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    entries        bigint NOT NULL,
+    kept           bigint NOT NULL,                -- of these: rows left as somebody else had made them since
+    kept_rows      bigint NOT NULL,                -- of these: how many were in the table before, and the sum of
+    kept_checksum  numeric NOT NULL,               -- their hashes
+    finished       boolean NOT NULL DEFAULT false, -- the phase was taken back to its end
+    PRIMARY KEY (run_id, mapping, phase, xid),
+    FOREIGN KEY (run_id, mapping) REFERENCES knarr.mapping
 );
 
 -- What verification computed, by check; a verdict is derived from these rows and from nothing else.

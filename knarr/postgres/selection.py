@@ -50,10 +50,11 @@ def source_key(mapping: ResolvedMapping) -> list[KeyColumn]:
     return [_source_key_column(column) for column in mapping.key]
 
 
-def target_key(mapping: ResolvedMapping) -> list[KeyColumn]:
-    """The key as the target compares it."""
+def target_key(mapping: ResolvedMapping, of: str = "") -> list[KeyColumn]:
+    """The key as the target compares it; `of` is the table's SQL where a column's name alone would be ambiguous."""
+    before = f"{of}." if of else ""
     return [
-        _key_column(column, quote(column.name) if column.category == "builtin" else f"{quote(column.name)}::text")
+        _key_column(column, f"{before}{quote(column.name)}{'' if column.category == 'builtin' else '::text'}")
         for column in mapping.key
     ]
 
@@ -94,28 +95,38 @@ def range_literal(key: Sequence[KeyColumn], partition: Partition) -> str:
     return _range(key, partition, literal)
 
 
+def joined_range(key: Sequence[KeyColumn], partition: Partition) -> str:
+    """The partition's range with its bounds written in, for rows that are joined by their key: without those whose key
+    holds NULL, which would keep an index from serving it.
+    """
+    return " AND ".join(_bounds(key, partition, literal)) or "TRUE"
+
+
 def _range(key: Sequence[KeyColumn], partition: Partition, write: Callable[[str], str]) -> str:
     if partition.lower is None and partition.upper is None:
         return "TRUE"
+    parts = _bounds(key, partition, write)
+    unknown = [f"{column.sql} IS NULL" for column in key]
+    if partition.upper is None:
+        return "(" + " OR ".join([f"({' AND '.join(parts)})", *unknown]) + ")"
+    if len(key) > 1:
+        # A comparison of rows may be true although a later column is NULL: (1, NULL) < (2, 0).
+        parts += [f"{column.sql} IS NOT NULL" for column in key]
+    return f"({' AND '.join(parts)})"
+
+
+def _bounds(key: Sequence[KeyColumn], partition: Partition, write: Callable[[str], str]) -> list[str]:
     for bound in (partition.lower, partition.upper):
         if bound is not None and len(bound) != len(key):
             raise PlanError(
                 f"partition {partition.number} of mapping {partition.mapping} has bounds of {len(bound)} columns, "
                 f"its key has {len(key)}"
             )
-    parts = [
+    return [
         _compare(key, operator, bound, write)
         for operator, bound in ((">=", partition.lower), ("<", partition.upper))
         if bound is not None
     ]
-    unknown = [f"{column.sql} IS NULL" for column in key]
-    if partition.upper is None:
-        # Without the first test a key such as (4, NULL) could be in two partitions or in none.
-        known = [f"{column.sql} IS NOT NULL" for column in key] if len(key) > 1 else []
-        return "(" + " OR ".join([f"({' AND '.join(parts + known)})", *unknown]) + ")"
-    if len(key) > 1:
-        parts += [f"{column.sql} IS NOT NULL" for column in key]
-    return f"({' AND '.join(parts)})"
 
 
 def _compare(key: Sequence[KeyColumn], operator: str, bound: Sequence[str], write: Callable[[str], str]) -> str:

@@ -30,14 +30,19 @@ SELECT s.oid, quote_ident(n.nspname) || '.' || quote_ident(s.relname) AS name
 """
 RANGE: Final = "SELECT seqincrement, seqmin, seqmax FROM pg_sequence WHERE seqrelid = $1"
 REMEMBER: Final = """
-INSERT INTO knarr.sequence_before (run_id, mapping, sequence, last_value, is_called)
-VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (run_id, sequence) DO NOTHING
+INSERT INTO knarr.sequence_before (run_id, mapping, phase, sequence, last_value, is_called)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (run_id, phase, sequence) DO NOTHING
 """
 REMEMBERED: Final = """
-SELECT sequence, last_value, is_called FROM knarr.sequence_before WHERE run_id = $1 AND mapping = $2 ORDER BY sequence
+SELECT sequence, last_value, is_called
+  FROM knarr.sequence_before
+ WHERE run_id = $1 AND mapping = $2 AND phase = $3
+ ORDER BY sequence
 """
-FORGET: Final = "DELETE FROM knarr.sequence_before WHERE run_id = $1 AND mapping = $2 AND sequence = $3"
+FORGET: Final = """
+DELETE FROM knarr.sequence_before WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND sequence = $4
+"""
 SET: Final = "SELECT setval($1::text::regclass, $2, $3)"
 
 
@@ -60,13 +65,14 @@ async def set_sequences(
     lease: Lease,
     run_id: str,
     mapping: ResolvedMapping,
+    phase: str = "",
     *,
     limits: Limits | None = None,
 ) -> int:
     """Moves each sequence of a mapping beyond its rows and beyond the source's position; returns how many there are.
 
-    A sequence never moves back. Its position before the run is kept first, in a transaction of its own, because setval
-    is not undone by a rollback.
+    A sequence never moves back. Its position before the phase is kept first, in a transaction of its own, because
+    setval is not undone by a rollback.
 
     Raises:
         PlanError: no sequence stands behind a column that should have one.
@@ -81,7 +87,9 @@ async def set_sequences(
             name: str = found["name"]
             before = await _position(connection, name)
             async with fenced(connection, lease, limits=limits):
-                await connection.execute(REMEMBER, run_id, mapping.number, name, before.last_value, before.is_called)
+                await connection.execute(
+                    REMEMBER, run_id, mapping.number, phase, name, before.last_value, before.is_called
+                )
             async with fenced(connection, lease, limits=limits):
                 await _move(connection, source, mapping, item, name, found["oid"])
     return len(mapping.sequences)
@@ -115,23 +123,23 @@ async def _move(
 
 
 async def reset_sequences(
-    connection: Connection, lease: Lease, run_id: str, mapping: int, *, limits: Limits | None = None
+    connection: Connection, lease: Lease, run_id: str, mapping: int, phase: str = "", *, limits: Limits | None = None
 ) -> int:
-    """Puts the sequences of a mapping back to where they stood before the run; returns how many there were.
+    """Puts the sequences of a mapping back to where they stood before the phase; returns how many there were.
 
     Holds when none was moved, and when a sequence is gone with its table.
 
     Raises:
         LostLease, TransientError, PlanError.
     """
-    with classified(f"reading the positions of mapping {mapping}'s sequences before the run"):
-        rows = await connection.fetch(REMEMBERED, run_id, mapping)
+    with classified(f"reading the positions of mapping {mapping}'s sequences before phase {phase}"):
+        rows = await connection.fetch(REMEMBERED, run_id, mapping, phase)
     for row in rows:
         with classified(f"putting the sequence {row['sequence']} back"):
             async with fenced(connection, lease, limits=limits):
                 if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", row["sequence"]):
                     await connection.execute(SET, row["sequence"], row["last_value"], row["is_called"])
-                await connection.execute(FORGET, run_id, mapping, row["sequence"])
+                await connection.execute(FORGET, run_id, mapping, phase, row["sequence"])
     return len(rows)
 
 

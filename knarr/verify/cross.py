@@ -15,9 +15,9 @@ from knarr.errors import DataError, PlanError
 from knarr.plan.models import CrossCheck
 from knarr.postgres.identifiers import quote
 from knarr.postgres.session import Connection
+from knarr.verify.at_once import both
 from knarr.verify.attempt import attempted
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
-from knarr.verify.parity import both
 from knarr.verify.snapshot import snapshot
 
 MOST_ROWS: Final = 200_000  # both answers are held in memory

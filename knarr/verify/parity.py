@@ -4,16 +4,16 @@ One pass on each side sums row hashes by bucket of keys. Only unlike buckets giv
 merged; only unlike rows are fetched, and compared column by column.
 """
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from knarr.plan.resolved import Partition, ResolvedMapping
 from knarr.postgres.session import Connection
 from knarr.verify import checksum
+from knarr.verify.at_once import both, in_turn
 from knarr.verify.attempt import attempted
 from knarr.verify.expected import actual_rows, expected_rows
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
@@ -22,8 +22,6 @@ from knarr.verify.snapshot import snapshot
 from knarr.verify.transformed import TransformedSide
 from knarr.verify.unlike import Differences, Unlike, merge
 
-A = TypeVar("A")
-B = TypeVar("B")
 Progress = Callable[[int], None]
 
 _HINTS: Final = {
@@ -87,13 +85,12 @@ async def _compare(
     async with snapshot(source) as source_seen, snapshot(target) as target_seen:
         method = await agree_on_method(source, target)
         found = SqlSide(target, held, method)
-        expected: Side
-        if mapping.transform:
+        expected: Side = SqlSide(source, wanted, method)
+        pair = both
+        if mapping.transform:  # its rows are hashed by the target, on the connection that reads the other side
             expected = TransformedSide(source, target, wanted, mapping, method, folder=folder, on_progress=on_progress)
-            expected_sums, found_sums = await expected.sums(mask), await found.sums(mask)
-        else:
-            expected = SqlSide(source, wanted, method)
-            expected_sums, found_sums = await both(expected.sums(mask), found.sums(mask))
+            pair = in_turn
+        expected_sums, found_sums = await pair(expected.sums(mask), found.sums(mask))
         source_total = sum(expected_sums.values(), Sums())
         target_total = sum(found_sums.values(), Sums())
         if on_progress:
@@ -105,8 +102,10 @@ async def _compare(
         )
         differences, findings = Differences(shown), []
         if buckets:
-            differences = await merge(expected.entries(mask, buckets), found.entries(mask, buckets), shown)
-            findings = await _name(mapping, expected, found, mask, buckets, differences, shown)
+            differences = await merge(expected.entries(mask, buckets), found.entries(mask, buckets), shown, pair)
+            hashes = sorted({unlike.key_hash for unlike in differences.kept})
+            rows = await pair(expected.rows(mask, buckets, hashes), found.rows(mask, buckets, hashes))
+            findings = _name(mapping, *rows, buckets, differences, shown)
     return CheckResult(
         **key.model_dump(),
         outcome="failed" if buckets else "passed",
@@ -145,32 +144,15 @@ async def agree_on_method(source: Connection, target: Connection) -> checksum.Me
     return checksum.choose_method(ours["encoding"], theirs["encoding"], ours["hashes"], theirs["hashes"])
 
 
-async def both(left: Coroutine[Any, Any, A], right: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Runs two queries on two connections at once; when one fails the other is cancelled before the error goes on."""
-    first, second = asyncio.ensure_future(left), asyncio.ensure_future(right)
-    try:
-        return await asyncio.gather(first, second)
-    except BaseException:
-        first.cancel()
-        second.cancel()
-        await asyncio.gather(first, second, return_exceptions=True)
-        raise
-
-
-async def _name(
+def _name(
     mapping: ResolvedMapping,
-    expected: Side,
-    found: Side,
-    mask: int,
+    wanted: Rows,
+    held: Rows,
     buckets: Sequence[int],
     differences: Differences,
     shown: int,
 ) -> list[Finding]:
     """The findings, by key and column, of the differences that were kept."""
-    hashes = sorted({unlike.key_hash for unlike in differences.kept})
-    # One after the other: a transform's expected rows are read by the target too.
-    wanted = await expected.rows(mask, buckets, hashes)
-    held = await found.rows(mask, buckets, hashes)
     findings = []
     for unlike in sorted(differences.kept, key=lambda unlike: [part or "" for part in unlike.key]):
         findings.extend(_findings(mapping, unlike, wanted, held))

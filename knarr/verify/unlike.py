@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from knarr.verify.at_once import Pair, both
 from knarr.verify.sides import Entry, Hash, Key
 
+Group = tuple[int, dict[Key, Counter[Hash]]]  # a key's hash, and what is there under each key that has it
 UnlikeKind = Literal["missing", "extra", "doubled", "changed"]
 
 
@@ -37,11 +39,20 @@ class Differences:
             self.kept.append(unlike)
 
 
-async def merge(expected: AsyncIterator[Entry], found: AsyncIterator[Entry], shown: int) -> Differences:
-    """Full outer join of two streams that ascend by key hash; memory holds one key hash at a time."""
+async def merge(
+    expected: AsyncIterator[Entry], found: AsyncIterator[Entry], shown: int, pair: Pair = both
+) -> Differences:
+    """Full outer join of two streams that ascend by key hash; memory holds one key hash at a time.
+
+    Args:
+        expected: what the source says.
+        found: what the target holds.
+        shown: how many differences are kept; all are counted.
+        pair: how the two streams are started, which is when the servers do their work.
+    """
     differences = Differences(shown)
     left, right = _grouped(expected), _grouped(found)
-    left_group, right_group = await anext(left, None), await anext(right, None)
+    left_group, right_group = await pair(_next(left), _next(right))
     while left_group is not None or right_group is not None:
         left_first = right_group is None or (left_group is not None and left_group[0] <= right_group[0])
         right_first = left_group is None or (right_group is not None and right_group[0] <= left_group[0])
@@ -59,7 +70,11 @@ async def merge(expected: AsyncIterator[Entry], found: AsyncIterator[Entry], sho
     return differences
 
 
-async def _grouped(entries: AsyncIterator[Entry]) -> AsyncIterator[tuple[int, dict[Key, Counter[Hash]]]]:
+async def _next(groups: AsyncIterator[Group]) -> Group | None:
+    return await anext(groups, None)
+
+
+async def _grouped(entries: AsyncIterator[Entry]) -> AsyncIterator[Group]:
     # Two keys with one hash are rare and no error: a group holds every key of its hash.
     key_hash: int | None = None
     group: dict[Key, Counter[Hash]] = {}

@@ -51,7 +51,11 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
                 # Now, while Temporal is up to witness it: it ends with this command.
                 found = await found_run(service, handle)
                 await write_report(settings, found, found.file("html"))
-                output.result(f"report: {found.file('html')}\nlook again: knarr up, then knarr audit {handle.id}")
+                output.result(
+                    f"report: {found.file('html')}\nlook again: knarr up --worker, then knarr audit {handle.id}"
+                )
+            if exit_code is Exit.WAITING:
+                output.result("to answer: knarr up --worker, and then the command above")
             return exit_code
 
 

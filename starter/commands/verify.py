@@ -25,7 +25,7 @@ async def verify(output: Output, plan: str) -> Exit:
 
     loaded = load_plan(Path(plan))
     verdict = await verify_plan(load_connections(Settings()), loaded.plan)
-    show_verdict(output, verdict, None)
+    show_verdict(output, verdict)
     output.result(f"\n{verdict.message}")
     exit_code = Exit.DONE if verdict.passed else Exit.DIFFERS
     output.document("verdict", {"exit_code": int(exit_code), "verdict": verdict.model_dump(mode="json")})

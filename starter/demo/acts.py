@@ -128,14 +128,14 @@ async def _prove(output: Output, stage: Stage, handle: runs.RunHandle) -> None:
 
 
 async def _found(stage: Stage, run_id: str, target: str) -> Finding:
-    verdict = await stored_verdict(stage.settings, run_id, target)
-    if verdict is None:
+    stored = await stored_verdict(stage.settings, run_id, target)
+    if stored is None:
         raise WentWrongError("the target keeps no verdict of the run")
-    for check in verdict.checks:
+    for check in stored.verdict.checks:
         for finding in check.findings:
             if (finding.mapping, finding.key, finding.column) == ("shop.customer", {"id": str(CUSTOMER)}, "balance"):
                 return finding
-    raise WentWrongError(f"no finding names shop.customer, id = {CUSTOMER}, balance: {verdict.message}")
+    raise WentWrongError(f"no finding names shop.customer, id = {CUSTOMER}, balance: {stored.verdict.message}")
 
 
 def _dump(stage: Stage, database: str) -> str:

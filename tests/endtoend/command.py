@@ -14,7 +14,9 @@ ROOT: Final = Path(__file__).parents[2]
 class Knarr:
     """Runs `python -m starter ...` with the given connections; everything it keeps lies below `folder`."""
 
-    def __init__(self, folder: Path, connections: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, connections: Mapping[str, str], environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self._environment = {
             name: value
@@ -22,6 +24,7 @@ class Knarr:
             if not name.startswith(("KNARR_", "TEMPORAL_", "PG")) or name == "PG_BIN_DIR"
         }
         self._environment |= {f"KNARR_CONNECTION_{alias.upper()}": dsn for alias, dsn in connections.items()}
+        self._environment |= environment or {}
         self._environment |= {"KNARR_METRICS_PORT": "0", "NO_COLOR": "1", "COLUMNS": "200"}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":

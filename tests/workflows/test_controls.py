@@ -35,7 +35,7 @@ def test_an_order_that_makes_no_sense_now_is_refused_with_the_reason(action: str
 
 def test_pausing_twice_is_refused() -> None:
     switches = controls()
-    switches.apply("pause", BY, "running")
+    switches.apply("pause", BY, "running", [])
     with pytest.raises(ApplicationError, match="paused already"):
         switches.validate("pause", BY, "paused", [])
 
@@ -54,7 +54,7 @@ def test_skip_without_a_reason_is_refused() -> None:
 def test_an_abort_of_a_paused_run_is_taken() -> None:
     switches = controls(paused=True)
     switches.validate("abort", BY, "paused", [])
-    switches.apply("abort", BY, "paused")
+    switches.apply("abort", BY, "paused", [])
     assert switches.turn is not None
     assert switches.turn.ends_as == "aborted"
     assert not switches.paused
@@ -62,8 +62,8 @@ def test_an_abort_of_a_paused_run_is_taken() -> None:
 
 def test_every_order_is_kept_until_it_is_recorded() -> None:
     switches = controls()
-    switches.apply("pause", BY, "running")
-    switches.apply("resume", BY, "paused")
+    switches.apply("pause", BY, "running", [])
+    switches.apply("resume", BY, "paused", [])
     assert [(decision.action, decision.actor, decision.reason) for decision in switches.unrecorded] == [
         ("pause", "ada", "because"),
         ("resume", "ada", "because"),

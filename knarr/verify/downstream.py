@@ -1,0 +1,213 @@
+"""Downstream checks: what those who live on the data must see now, asked again until a deadline, as caches need time.
+
+Three kinds: the JSON of an HTTP endpoint, a query on any other alias held against one on the target, a Python function
+of the plan's author. (A Redis key is what a function can ask for; Knarr brings no client of its own.)
+"""
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, JsonValue, model_validator
+
+from knarr.errors import DataError, PlanError, TransientError
+from knarr.plan.models import Alias, CrossCheck, Duration, Model
+from knarr.plan.units import seconds
+from knarr.postgres.session import Connection, Pools
+from knarr.postgres.transform import load_function
+from knarr.verify.attempt import attempted
+from knarr.verify.cross import check_cross
+from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
+
+LARGEST_ANSWER: Final = 8 * 1024 * 1024  # bytes
+REQUEST_SECONDS: Final = 30.0
+
+
+class Endpoint(Model):
+    """An HTTP endpoint and what its JSON must say at one place."""
+
+    url: str = Field(pattern=r"^https?://", description="without credentials: a plan holds no secret")
+    pointer: str = Field(default="", pattern=r"^(/.*)?$", description="JSON Pointer (RFC 6901) into the answer")
+    equals: JsonValue = Field(description="the value that must be there")
+
+    @model_validator(mode="after")
+    def _without_credentials(self) -> "Endpoint":
+        if "@" in urllib.parse.urlsplit(self.url).netloc:
+            raise ValueError("the URL holds credentials; a plan must not")
+        return self
+
+
+class OtherQuery(Model):
+    """A query on another database, and the query on the target whose answer it must equal."""
+
+    alias: Alias
+    query: str = Field(min_length=1, description="a SELECT on that alias")
+    target: str = Field(min_length=1, description="a SELECT on the target")
+    tolerance: float = Field(default=0.0, ge=0)
+
+
+class DownstreamCheck(Model):
+    """One thing that must be seen downstream: exactly one of `http`, `query` and `function`."""
+
+    name: str = Field(min_length=1)
+    http: Endpoint | None = None
+    query: OtherQuery | None = None
+    function: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="called without arguments; gives problems"
+    )
+    within: Duration = Field(default="0s", description="asked again until it holds or this long has passed")
+    every: Duration = Field(default="1s", description="the pause between two tries")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "DownstreamCheck":
+        if sum(kind is not None for kind in (self.http, self.query, self.function)) != 1:
+            raise ValueError("expected exactly one of http, query and function")
+        return self
+
+
+async def check_downstream(
+    check: DownstreamCheck, target: Connection, pools: Pools, *, folder: Path | None = None, shown: int = 100
+) -> CheckResult:
+    """Asks until it holds or the time is over; the last answer is the result.
+
+    Args:
+        check: what to ask.
+        target: pinned session, not in a transaction.
+        pools: lends connections of the alias that a query names.
+        folder: where the plan lies, for its function; None: the working directory.
+        shown: how many findings the result holds at most; all are counted.
+
+    Raises:
+        TransientError: a database was still out of reach when the time was over.
+    """
+    key = CheckKey(kind="downstream", name=check.name)
+    started, tries = time.monotonic(), 0
+    end = started + seconds(check.within)
+
+    async def once() -> CheckResult:
+        if check.http is not None:
+            found = await asyncio.to_thread(_ask_endpoint, check.http)
+            return _compared(key, check, found, shown)
+        if check.query is not None:
+            return await _ask_database(key, check.name, check.query, target, pools, shown)
+        problems = await asyncio.to_thread(_ask_function, check.function or "", folder)
+        findings = [_finding(check.name, expected="no problem", found=problem) for problem in problems]
+        return _result(key, findings, shown, f"{check.function} gave {len(findings)} problems")
+
+    while True:
+        tries += 1
+        last = time.monotonic() >= end
+        try:
+            result = await attempted(key, once)
+        except TransientError:
+            if last:
+                raise
+        else:
+            if last or result.outcome == "passed":
+                return result.model_copy(
+                    update={
+                        "seconds": time.monotonic() - started,
+                        "message": f"{result.message} (try {tries}, within {check.within})",
+                    }
+                )
+        await asyncio.sleep(min(seconds(check.every), max(end - time.monotonic(), 0.0)))
+
+
+def _ask_endpoint(endpoint: Endpoint) -> JsonValue:
+    request = urllib.request.Request(endpoint.url, headers={"Accept": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+            body: bytes = answer.read(LARGEST_ANSWER + 1)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise DataError(f"{endpoint.url} answered {error.code} {error.reason}, expected 200") from error
+    except (OSError, ValueError) as error:
+        # Not transient: whether it is tried again is the check's own deadline's to say.
+        raise DataError(f"{endpoint.url} did not answer: {error}") from error
+    if len(body) > LARGEST_ANSWER:
+        raise DataError(f"{endpoint.url} answered with more than {LARGEST_ANSWER} bytes")
+    try:
+        document: JsonValue = json.loads(body)
+    except ValueError as error:
+        raise DataError(f"{endpoint.url} answered with something else than JSON: {shorten(repr(body))}") from error
+    return _at(document, endpoint)
+
+
+def _at(document: JsonValue, endpoint: Endpoint) -> JsonValue:
+    place = document
+    for step in endpoint.pointer.split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(place, dict) and name in place:
+            place = place[name]
+        elif isinstance(place, list) and name.isascii() and name.isdigit() and int(name) < len(place):
+            place = place[int(name)]
+        else:
+            raise DataError(f"{endpoint.url} has nothing at {endpoint.pointer}: {shorten(json.dumps(document))}")
+    return place
+
+
+def _compared(key: CheckKey, check: DownstreamCheck, found: JsonValue, shown: int) -> CheckResult:
+    assert check.http is not None
+    # As JSON texts: true is not 1 there, as it is in Python.
+    wanted, there = (json.dumps(value, sort_keys=True) for value in (check.http.equals, found))
+    findings = [] if wanted == there else [_finding(check.name, expected=wanted, found=there)]
+    return _result(key, findings, shown, f"{check.http.url} {check.http.pointer}: {shorten(there)}")
+
+
+async def _ask_database(
+    key: CheckKey, name: str, query: OtherQuery, target: Connection, pools: Pools, shown: int
+) -> CheckResult:
+    async with pools.acquire(query.alias, read_only=True) as other:
+        # The target says what must be there, so it takes the part that the source has in a cross check.
+        cross = CrossCheck(name=name, source=query.target, target=query.query, tolerance=query.tolerance)
+        result = await check_cross(target, other, cross, shown)
+    told = {"kind": "downstream", "hint": f"downstream check '{name}': found on {query.alias}"}
+    return CheckResult(
+        **key.model_dump(),
+        outcome=result.outcome,
+        message=f"target against {query.alias}: {result.message}",
+        counts={"downstream": result.findings_total} if result.findings_total else {},
+        findings_total=result.findings_total,
+        findings=[
+            finding.model_copy(
+                update={"kind": "downstream", "hint": f"downstream check '{name}': found on {query.alias}"}
+            )
+            for finding in result.findings
+        ],
+        sql=result.sql,
+        compared=result.compared,
+        source_snapshot=result.source_snapshot,
+        target_snapshot=result.target_snapshot,
+    )
+
+
+def _ask_function(name: str, folder: Path | None) -> list[str]:
+    function: Callable[..., object] = load_function(name, folder)
+    problems = function()
+    if not isinstance(problems, list) or not all(isinstance(problem, str) for problem in problems):
+        raise PlanError(
+            f"function '{name}' gave {problems!r:.200}, expected a list of problems (texts), empty if there is none"
+        )
+    return problems
+
+
+def _finding(name: str, *, expected: str, found: str) -> Finding:
+    hint = f"downstream check '{name}': its cache may need longer than `within`, or it reads from elsewhere"
+    return Finding(mapping="", kind="downstream", expected=shorten(expected), found=shorten(found), hint=hint)
+
+
+def _result(key: CheckKey, findings: list[Finding], shown: int, message: str) -> CheckResult:
+    return CheckResult(
+        **key.model_dump(),
+        outcome="failed" if findings else "passed",
+        message=message,
+        counts={"downstream": len(findings)} if findings else {},
+        findings_total=len(findings),
+        findings=findings[:shown],
+    )

@@ -1,0 +1,86 @@
+"""A verdict on the terminal: nothing that was not computed looks as if it had passed."""
+
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from knarr.verify.models import CheckKind, CheckSummary, Finding, Outcome, Verdict
+from starter.verdicts import table_of, told
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def check(kind: CheckKind, name: str, outcome: Outcome, mapping: int = 0, findings: int = 0) -> CheckSummary:
+    return CheckSummary(
+        kind=kind,
+        name=name,
+        mapping=mapping,
+        outcome=outcome,
+        message="",
+        partitions=1,
+        source_rows=1500 if kind == "parity" else None,
+        target_rows=1499 if kind == "parity" else None,
+        findings_total=findings,
+        results_digest="0" * 64,
+    )
+
+
+def drawn(*checks: CheckSummary, passed: bool = False) -> str:
+    verdict = Verdict(
+        run_id="shop-v2/2026-11-23T10-15-02Z",
+        phase="everyone",
+        round=1,
+        plan_name="shop-v2",
+        plan_hash="0" * 64,
+        passed=passed,
+        message="",
+        checks=list(checks),
+        findings_total=sum(each.findings_total for each in checks),
+        started_at=NOW,
+        ended_at=NOW,
+    )
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(table_of(verdict, "verdict: "))
+    return capture.get()
+
+
+def test_each_mapping_has_one_line_and_cross_checks_have_theirs() -> None:
+    text = drawn(
+        check("parity", "shop.order", "passed"),
+        check("integrity", "shop.order", "passed"),
+        check("rule", "total is not negative", "passed"),
+        check("rule", "a customer is named", "passed"),
+        check("cross", "revenue by year", "passed", mapping=-1),
+        passed=True,
+    )
+    assert "PASSED ✓" in text
+    [line] = [line for line in text.splitlines() if "shop.order" in line]
+    assert "1,500" in line
+    assert "✓ 2" in line
+    assert any("revenue by year" in line and "✓" in line for line in text.splitlines())
+
+
+def test_a_check_that_could_not_run_does_not_look_passed() -> None:
+    text = drawn(check("parity", "shop.order", "could not run"), check("integrity", "shop.order", "passed"))
+    assert "DIFFERS ✗" in text
+    assert "✗ could not run" in text
+
+
+def test_one_rule_of_three_that_is_broken_is_counted() -> None:
+    rules = [check("rule", name, outcome) for name, outcome in (("a", "passed"), ("b", "failed"), ("c", "passed"))]  # type: ignore[arg-type]
+    assert "✗ 1 of 3 differs" in drawn(check("parity", "shop.order", "passed"), *rules)
+
+
+def test_a_mapping_whose_rows_were_not_compared_shows_no_mark() -> None:
+    [line] = [line for line in drawn(check("integrity", "shop.order", "passed")).splitlines() if "shop.order" in line]
+    assert line.count("✓") == 1
+    assert "?" in line
+
+
+def test_a_finding_says_where_and_both_values() -> None:
+    changed = Finding(
+        mapping="shop.order", kind="changed", key={"id": "7"}, column="total", expected="1.00", found=None
+    )
+    assert told(changed) == "shop.order · id = 7 · total · changed: expected '1.00', found NULL"
+    assert "lacks this row" in told(changed.model_copy(update={"kind": "missing", "column": None}))

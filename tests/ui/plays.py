@@ -1,0 +1,104 @@
+"""What is played for the pictures: a run that rolls back, and one that gets stuck, pauses and is kept open."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import pytest
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+
+from knarr.plan.load import LoadedPlan, canonical_json, digest_of
+from knarr.plan.models import Plan
+from starter import runs
+from tests.saga.scene import PLAN, Scene, run_script
+from tests.ui.album import Album
+from workflows.messages import Status
+
+SHOP_PLAN: Final = PLAN | {
+    "description": "Orders and customers move to the new shop.",
+    "rollback": {"keep_for": "7d"},
+    "limits": {"partition_size": "256KiB", "lock_timeout": "1s"},
+}
+ROLLED_BACK: Final = "shop-v2/2026-11-23T10-15-02Z"
+AT_WORK: Final = "shop-v2/2026-11-23T10-45-02Z"
+
+
+async def begin(
+    scene: Scene, run_id: str, *, pause_before: list[str], plan: dict[str, Any] | None = None
+) -> WorkflowHandle[Any, Status]:
+    """Start a run as the starter does, at a time that gives it this id."""
+    document = Plan.model_validate(SHOP_PLAN | (plan or {}))
+    canonical = canonical_json(document)
+    return await runs.start(
+        scene.client,
+        LoadedPlan(plan=document, canonical=canonical, digest=digest_of(canonical), path=Path("shop.yaml")),
+        task_queue=scene.task_queue,
+        actor="ada@example",
+        pause_before=pause_before,
+        now=datetime.strptime(run_id.rpartition("/")[2], "%Y-%m-%dT%H-%M-%SZ").replace(tzinfo=UTC),
+    )
+
+
+async def rolled_back(scene: Scene, album: Album) -> None:
+    """Somebody changes a row before verification; the run finds it and takes itself back."""
+    handle = await begin(scene, ROLLED_BACK, pause_before=["verify"])
+    await scene.until(handle, "paused")
+    await run_script(scene.target_dsn, 'UPDATE shop."order" SET total = total + 1 WHERE id = 4711')
+    await scene.order(handle, "resume")
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    await album.take(
+        await album.page_of("rolled-back-timeline", handle, "timeline", ["ROLLED BACK"]),
+        await album.page_of("rolled-back-history", handle, "history", ["Workflow Execution Failed"]),
+        await album.page_of("rolled-back-relationships", handle, "relationships", ["shop.order"]),
+        await album.page_of("rolled-back-user-metadata", handle, "user-metadata", ["Current Details"], ["as of"]),
+        await album.page_of("rolled-back-search-attributes", handle, "search-attributes", ["KnarrState"]),
+    )
+
+
+async def at_work(scene: Scene, album: Album) -> None:
+    """A run that can't get past a lock, then waits before verification, then is kept open."""
+    handle = await begin(scene, AT_WORK, pause_before=["copy", "verify"])
+    await scene.until(handle, "paused")
+    child = scene.client.get_workflow_handle(f"{AT_WORK}/shop.order")
+    async with locked(scene.source_dsn, "public.orders"):
+        await scene.order(handle, "resume")
+        await album.take(
+            await album.page_of("stuck-timeline", handle, "timeline", ["shop.customer"]),
+            await album.page_of("stuck-user-metadata", handle, "user-metadata", ["Current Details"], ["copying"]),
+            await album.page_of("stuck-child-pending", child, "pending-activities", ["lock"]),
+            await album.page_of("stuck-child-timeline", child, "timeline", ["partition 1 of"]),
+        )
+    await scene.until(handle, "paused")
+    await album.take(
+        album.list_of_runs("list", [AT_WORK]),
+        album.list_of_runs("list-configured", [AT_WORK, "KnarrState"], configured=True),
+        await album.page_of("paused-timeline", handle, "timeline", ["shop.order"]),
+        await album.page_of("paused-history", handle, "history", ["Workflow Execution Started"]),
+        await album.page_of("paused-relationships", handle, "relationships", ["shop.order"]),
+        await album.page_of("paused-pending-activities", handle, "pending-activities", ["Pending Activities"]),
+        await album.page_of("paused-user-metadata", handle, "user-metadata", ["Current Details"], ["knarr resume"]),
+        await album.page_of("paused-search-attributes", handle, "search-attributes", ["KnarrState"]),
+        await album.page_of("paused-child-timeline", child, "timeline", ["partition 1 of"]),
+    )
+    await scene.order(handle, "resume")
+    await scene.until(handle, "kept open")
+    await album.take(
+        await album.page_of("kept-open-timeline", handle, "timeline", ["shop.order"]),
+        await album.page_of("kept-open-user-metadata", handle, "user-metadata", ["Current Details"], ["kept open"]),
+    )
+
+
+@asynccontextmanager
+async def locked(dsn: str, table: str) -> AsyncIterator[None]:
+    """Somebody holds a lock on a table that no reader gets past."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()

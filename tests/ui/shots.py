@@ -1,0 +1,20 @@
+"""What a picture is to show: the message from a test to the process with the browser."""
+
+from typing import Literal, TypedDict
+
+
+class Shot(TypedDict):
+    """One picture: its name, the page, and texts that must be seen on it before it is taken.
+
+    `stored` is put into the browser's local storage first; `framed` must be seen in a frame of the page, where the
+    Web UI draws markdown; `whole` takes all of the page instead of what fits a screen.
+    """
+
+    name: str
+    url: str
+    ready: list[str]
+    framed: list[str]
+    stored: dict[str, str]
+    colours: Literal["light", "dark"]
+    width: int
+    whole: bool

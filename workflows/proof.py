@@ -1,0 +1,68 @@
+"""The forward step that proves a phase: every row and rule compared, until the verdict passes or somebody decides."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.models import Compensation, SurveyResult, VerdictSummary
+    from workflows.conduct import Conduct
+    from workflows.messages import VerificationInput
+    from workflows.settings import PhaseSettings
+    from workflows.verification import VerificationWorkflow
+
+
+class VerificationDiffersError(Exception):
+    """The verdict did not pass, and the plan says to roll back."""
+
+    def __init__(self, verdict: VerdictSummary) -> None:
+        super().__init__(difference(verdict))
+
+
+def difference(verdict: VerdictSummary) -> str:
+    """A verdict that did not pass, in one line: how many findings, and the first of them."""
+    first = verdict.first_findings[0] if verdict.first_findings else "no finding could be computed"
+    return f"verification failed: {verdict.findings:,} findings in {verdict.failed:,} checks; first: {first}"
+
+
+async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings) -> None:
+    """All that has been moved, on both sides. A difference rolls back, or a person decides if the plan says so."""
+    while True:
+        await conduct.gate("verify")
+        conduct.view.show("running", step="verify")
+        conduct.round += 1
+        verdict = await conduct.saga.step(
+            f"verify/{phase.name}/{conduct.round}",
+            VerdictSummary,
+            lambda: _verdict(conduct, survey, phase),
+            undo=Compensation(
+                activity="withdraw_verdict", summary=f"withdraw the verdict · {phase.name}", phase=phase.name
+            ),
+        )
+        conduct.view.judged(verdict)
+        if verdict.passed:
+            return
+        if conduct.settings.roll_back_on_difference:
+            raise VerificationDiffersError(verdict)
+        if await conduct.ask_a_person(difference(verdict)) == "skip":
+            await conduct.recorded()
+            return
+
+
+async def _verdict(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings) -> VerdictSummary:
+    names = [settings.name for settings in conduct.settings.phases]
+    so_far = set(names[: names.index(phase.name) + 1])
+    is_last = phase == conduct.settings.phases[-1]
+    verdict: VerdictSummary = await conduct.child(
+        VerificationWorkflow.run,
+        VerificationInput(
+            run=conduct.run,
+            phase=phase.name,
+            round=conduct.round,
+            mappings=[mapping for mapping in survey.mappings if so_far & set(mapping.phases)],
+            cross_checks=survey.cross_checks if is_last else [],
+            window=conduct.settings.verified_at_once,
+            paused=conduct.controls.paused,
+        ),
+        name=f"verify {phase.name}",
+        summary=f"{phase.name} · every row and every rule · round {conduct.round}",
+    )
+    return verdict
