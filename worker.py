@@ -23,7 +23,7 @@ from knarr.postgres.session import Pools
 from knarr.process import run_and_exit
 from knarr.settings import Connections, Settings
 from knarr.telemetry import logging, metrics
-from workflows import ALL_WORKFLOWS
+from workflows.registry import ALL_WORKFLOWS
 
 # What workflows import beside Temporal's own: passed through, since a copy for each workflow costs 0.3 s and memory.
 PASSED_THROUGH: Final = ("pydantic", "pydantic_core", "knarr", "activities", "structlog", "asyncpg", "yaml")

@@ -17,7 +17,9 @@ from typing import Final
 from pydantic import Field, JsonValue, model_validator
 
 from knarr.errors import DataError, PlanError, TransientError
-from knarr.plan.models import Alias, CrossCheck, Duration, Model
+from knarr.plan.model import Model
+from knarr.plan.models import CrossCheck
+from knarr.plan.texts import Alias, Duration
 from knarr.plan.units import seconds
 from knarr.postgres.session import Connection, Pools
 from knarr.postgres.transform import load_function

@@ -23,8 +23,8 @@ from knarr.plan.models import Plan
 from knarr.postgres.session import Pools
 from knarr.settings import Connections
 from worker import PASSED_THROUGH
-from workflows import ALL_WORKFLOWS
 from workflows.messages import MigrationInput, Order, Status
+from workflows.registry import ALL_WORKFLOWS
 
 SHOP: Final = """
 CREATE TABLE public.customer (

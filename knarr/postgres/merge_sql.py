@@ -1,0 +1,174 @@
+"""What a merge of one partition asks of the target: rows staged beside the table, then one statement for each change.
+
+The staged table has the target's column names, so in every statement the target is called by schema and name.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from knarr.plan.resolved import Partition, ResolvedMapping, TableName
+from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.selection import joined_range, range_literal, target_key
+
+STAGED: Final = TableName(schema_name="pg_temp", name="knarr_staged")
+MATCHED: Final = "pg_temp.knarr_matched"
+SHOWN_KEYS: Final = 5
+
+_STAGED: Final = 'pg_temp.knarr_staged AS "knarr staged"'
+_S: Final = '"knarr staged"'
+
+# Columns, types and lengths of the target, nothing of its constraints: those speak when the rows go in.
+STAGE: Final = "CREATE TEMPORARY TABLE {staged} ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
+# Proves that the key is unique and never NULL, without which an UPDATE would pick one of two rows as it likes.
+KEY_STAGED: Final = "ALTER TABLE {staged} ADD PRIMARY KEY ({key})"
+ANALYZE_STAGED: Final = "ANALYZE {staged}"
+
+# The rows that differ, locked, as they are at that moment: the pre-image is what this transaction overwrites, whatever
+# somebody else committed just before. The UPDATE is a statement of its own, because only a newer snapshot sees such
+# rows. Compared as images (*<>): `=` takes 1.0 for 1.00 and -0 for 0, and json, point and others have none.
+MATCH: Final = """
+CREATE TEMPORARY TABLE {matched} ON COMMIT DROP AS
+SELECT {table}.tableoid AS part, {table}.ctid AS place, {s}.ctid AS staged, ({table}.*)::text AS before
+  FROM {table} JOIN {staged} ON {same_key}
+ WHERE {range} AND ROW({there})::record *<> ROW({wanted})::record
+   FOR UPDATE OF {name}
+"""
+UPDATE: Final = """
+UPDATE {table} SET {assignments}
+  FROM {matched} JOIN {staged} ON {s}.ctid = {matched}.staged
+ WHERE {table}.ctid = {matched}.place AND {table}.tableoid = {matched}.part
+RETURNING {key} AS key, {matched}.before AS before, {left_hash} AS left_hash
+"""
+INSERT: Final = """
+INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+SELECT {columns} FROM {staged}{only_new}
+RETURNING {key} AS key, NULL::text AS before, {left_hash} AS left_hash
+"""
+ONLY_NEW: Final = "\n WHERE NOT EXISTS (SELECT FROM {table} WHERE {same_key} AND {range})"
+DELETE: Final = """
+DELETE FROM {table}
+ WHERE {whole_range}{scope} AND NOT EXISTS (SELECT FROM {staged} WHERE {same_key})
+RETURNING {key} AS key, ({table}.*)::text AS before, NULL::bigint AS left_hash
+"""
+# In the same statement as the change, so that there is no change without its entry.
+NOTED: Final = """
+WITH changed AS ({change}),
+     noted AS (
+         INSERT INTO knarr.undo (run_id, mapping, phase, partition, operation, key, before, left_hash)
+         SELECT $1::text, $2::integer, $3::text, $4::integer, '{operation}', key, before, left_hash FROM changed)
+SELECT count(*) AS rows,
+       coalesce(sum(left_hash), 0) - coalesce(sum(hashtextextended(before COLLATE "C", 0)), 0) AS checksum_change
+  FROM changed
+"""
+# Keys that stand in the target; with the scope's negation: rows that are somebody else's.
+STANDING: Final = """
+SELECT {key} AS key, count(*) OVER () AS total
+  FROM {table}
+ WHERE {range}{others} AND EXISTS (SELECT FROM {staged} WHERE {same_key})
+ ORDER BY {order}
+ LIMIT {shown}
+"""
+SELF_REFERENCING: Final = """
+SELECT EXISTS (SELECT FROM pg_constraint
+                WHERE contype = 'f' AND conrelid = to_regclass($1) AND confrelid = conrelid)
+"""
+
+
+def row_hash(row_text: str) -> str:
+    """The hash of a row's text, as the undo log and the sums over whole tables use it."""
+    return f'hashtextextended({row_text} COLLATE "C", 0)'
+
+
+def key_texts(mapping: ResolvedMapping) -> str:
+    """The key of a target row as an array of texts."""
+    table = qualified(mapping.target)
+    return f"ARRAY[{', '.join(f'({table}.{quote(column.name)})::text' for column in mapping.key)}]"
+
+
+def enclosed(sql: str) -> str:
+    """What a plan's author wrote, in parentheses; the line break ends a `--` comment."""
+    return f"({sql}\n)"
+
+
+@dataclass(frozen=True)
+class MergeSql:
+    """The statements of one partition of a mapping, whose key and target are known."""
+
+    mapping: ResolvedMapping
+    partition: Partition
+
+    @property
+    def stage(self) -> list[str]:
+        """Makes the staged table, before the rows arrive."""
+        return [self._sql(STAGE)]
+
+    @property
+    def after_staging(self) -> list[str]:
+        """Holds the staged rows against what a merge relies on, and tells the planner about them."""
+        return [self._sql(KEY_STAGED), self._sql(ANALYZE_STAGED)]
+
+    @property
+    def updates(self) -> bool:
+        """Whether there is a column that an update could change."""
+        return self.mapping.mode == "merge" and len(self.mapping.columns) > len(self.mapping.key)
+
+    @property
+    def match(self) -> str:
+        """Locks the rows that differ and keeps what they are."""
+        return self._sql(MATCH)
+
+    @property
+    def update(self) -> str:
+        """Changes those rows."""
+        return self._noted("update", UPDATE)
+
+    @property
+    def insert(self) -> str:
+        """Adds the staged rows; when merging those whose key is not there."""
+        return self._noted("insert", INSERT)
+
+    @property
+    def delete(self) -> str:
+        """Takes away the rows of the partition's range and of the mapping's scope that were not staged."""
+        return self._noted("delete", DELETE)
+
+    @property
+    def standing(self) -> str:
+        """The staged keys that the target has already."""
+        return self._sql(STANDING, others="")
+
+    @property
+    def out_of_scope(self) -> str:
+        """Those of them whose row is not in the mapping's scope."""
+        return self._sql(STANDING, others=f" AND {enclosed(self.mapping.scope or 'TRUE')} IS NOT TRUE")
+
+    def _noted(self, operation: str, change: str) -> str:
+        return NOTED.format(change=self._sql(change), operation=operation)
+
+    def _sql(self, template: str, **more: str) -> str:
+        mapping, table = self.mapping, qualified(self.mapping.target)
+        keys = [quote(column.name) for column in mapping.key]
+        values = [quote(column.name) for column in mapping.columns if column not in mapping.key]
+        parts = {
+            "table": table,
+            "name": quote(mapping.target.name),
+            "columns": ", ".join(quote(column.name) for column in mapping.columns),
+            "staged": qualified(STAGED) if template in (STAGE, KEY_STAGED, ANALYZE_STAGED) else _STAGED,
+            "s": _S,
+            "matched": MATCHED,
+            "same_key": " AND ".join(f"{table}.{name} = {_S}.{name}" for name in keys),
+            "order": ", ".join(f"{table}.{name}" for name in keys),
+            "range": joined_range(target_key(mapping, table), self.partition),
+            "whole_range": range_literal(target_key(mapping, table), self.partition),
+            "scope": f" AND {enclosed(mapping.scope)}" if mapping.scope else "",
+            "there": ", ".join(f"{table}.{name}" for name in values),
+            "wanted": ", ".join(f"{_S}.{name}" for name in values),
+            "assignments": ", ".join(f"{name} = {_S}.{name}" for name in values),
+            "key": ", ".join(keys) if template == KEY_STAGED else key_texts(mapping),
+            "left_hash": row_hash(f"({table}.*)::text"),
+            "only_new": "",
+            "shown": str(SHOWN_KEYS),
+        }
+        if mapping.mode == "merge":
+            parts["only_new"] = ONLY_NEW.format_map(parts)
+        return template.format_map(parts | more)
