@@ -18,8 +18,8 @@ RETURNING true
 """
 CLOSE: Final = """
 UPDATE knarr.ledger
-   SET rows = $5, bytes = $6, seconds = $7, inserted = $8, updated = $9, deleted = $10, checksum_change = $11,
-       copied_at = clock_timestamp()
+   SET rows = $5, bytes = $6, seconds = $7, inserted = $8, updated = $9, deleted = $10, others = $11,
+       checksum_change = $12, copied_at = clock_timestamp()
  WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND partition = $4
 """
 READ: Final = """
@@ -58,6 +58,7 @@ class Changes(BaseModel):
     inserted: int = Field(ge=0)
     updated: int = Field(ge=0)
     deleted: int = Field(ge=0)
+    others: int = Field(default=0, ge=0, description="of those updated or deleted: written by others during the run")
     checksum_change: Decimal
 
 
@@ -109,7 +110,7 @@ async def close(
     changes: Changes | None = None,
 ) -> None:
     """Writes what the partition held into its row, in the transaction that entered it."""
-    changed = (None,) * 4 if changes is None else tuple(changes.model_dump().values())
+    changed = (None,) * 5 if changes is None else tuple(changes.model_dump().values())
     await connection.execute(CLOSE, run_id, mapping, phase, partition, rows, size, took, *changed)
 
 

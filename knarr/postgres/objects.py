@@ -93,7 +93,7 @@ async def drop_objects(
     with classified("reading which objects the run has made"):
         standing = await connection.fetch(STANDING, run_id, mapping, list(stages))
     for row in standing:
-        with classified(f"dropping {row['kind']} {row['name']}"):
+        with classified(f"dropping {row['kind']} {row['name']} ({row['drop_sql']})"):
             async with fenced(connection, lease, limits=limits):
                 await connection.execute(row["drop_sql"])
                 await connection.execute(FORGET, run_id, mapping, row["stage"], row["kind"], row["name"])

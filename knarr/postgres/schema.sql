@@ -22,8 +22,10 @@ CREATE TABLE IF NOT EXISTS knarr.run (
     source_alias  text NOT NULL,
     target_alias  text NOT NULL,
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    ended_at      timestamptz
+    ended_at      timestamptz,
+    changed_since text                             -- a person's decision (knarr.decide) over the plan's
 );
+ALTER TABLE knarr.run ADD COLUMN IF NOT EXISTS changed_since text;
 
 -- Who may write to the target now. An epoch only grows; no wall clock takes a lease away.
 CREATE TABLE IF NOT EXISTS knarr.lease (
@@ -103,11 +105,12 @@ CREATE TABLE IF NOT EXISTS knarr.ledger (
     bytes        bigint,
     seconds      double precision,
     copied_at    timestamptz,
-    inserted     bigint,                           -- append and merge: what became of the rows; deleted ones are rows
-    updated      bigint,                           -- of the target that the source no longer has
+    inserted     bigint,                           -- append and merge: what became of the target's rows
+    updated      bigint,
     deleted      bigint,
-    checksum_change numeric,                       -- what they changed in the sum of knarr.table_before
-    xid          xid8,                             -- the transaction that wrote it, to tell our rows from other people's
+    others       bigint,                           -- rows updated or deleted that somebody else wrote during the run
+    checksum_change numeric,                       -- how it changed the sum that knarr.table_before holds
+    xid          xid8,                             -- the transaction that wrote it: tells our rows from other people's
     PRIMARY KEY (run_id, mapping, phase, partition),
     FOREIGN KEY (run_id, mapping, partition) REFERENCES knarr.partition
 );
@@ -115,6 +118,7 @@ ALTER TABLE knarr.ledger
     ADD COLUMN IF NOT EXISTS inserted bigint,
     ADD COLUMN IF NOT EXISTS updated bigint,
     ADD COLUMN IF NOT EXISTS deleted bigint,
+    ADD COLUMN IF NOT EXISTS others bigint,
     ADD COLUMN IF NOT EXISTS checksum_change numeric,
     ADD COLUMN IF NOT EXISTS xid xid8;
 
@@ -142,6 +146,7 @@ CREATE TABLE IF NOT EXISTS knarr.table_before (
     rows         bigint NOT NULL,
     checksum     numeric NOT NULL,                 -- sum of hashtextextended(row::text), as in the undo log
     snapshot     pg_snapshot NOT NULL,             -- who had committed by then
+    others       bigint NOT NULL DEFAULT 0,        -- rows that somebody else wrote meanwhile, met by what is taken back
     recorded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (run_id, mapping),
     FOREIGN KEY (run_id, mapping) REFERENCES knarr.mapping
@@ -263,6 +268,41 @@ CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON knarr.aud
 CREATE OR REPLACE TRIGGER audit_no_truncate BEFORE TRUNCATE ON knarr.audit
     FOR EACH STATEMENT EXECUTE FUNCTION knarr.audit_refuse();
 REVOKE ALL ON knarr.audit, knarr.audit_head FROM PUBLIC;
+
+-- What a rollback does with rows that somebody else has changed since: a person's answer when it has stopped at them.
+CREATE OR REPLACE FUNCTION knarr.decide(p_run_id text, p_changed_since text, p_actor text, p_reason text)
+RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
+BEGIN
+    IF p_changed_since IS NULL OR p_changed_since NOT IN ('stop', 'keep theirs', 'restore ours') THEN
+        RAISE EXCEPTION 'found %, expected stop, keep theirs or restore ours', coalesce(p_changed_since, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF coalesce(p_actor, '') = '' OR coalesce(p_reason, '') = '' THEN
+        RAISE EXCEPTION 'a decision needs who and why: an auditor will read it' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    UPDATE knarr.run SET changed_since = p_changed_since WHERE run_id = p_run_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'run % is not known in this database', p_run_id USING ERRCODE = 'no_data_found';
+    END IF;
+    PERFORM knarr.audit_append(
+        p_run_id, 'decide ' || pg_current_xact_id(), 'operator',
+        '{"accepted":true,"action":"decide","actor":' || to_json(p_actor)
+        || ',"answer":' || to_json('rows that somebody else has changed since: ' || p_changed_since)
+        || ',"reason":' || to_json(p_reason) || '}');
+    RETURN 'run ' || p_run_id || ': ' || p_changed_since || '; next: knarr retry ' || p_run_id;
+END
+$$;
+
+-- A row's 32-bit xmin as the transaction's full id, and whether somebody else wrote it since a snapshot was taken.
+CREATE OR REPLACE FUNCTION knarr.full_xid(p_xid xid) RETURNS xid8 LANGUAGE sql STABLE AS $$
+    SELECT (newest - ((newest - p_xid::text::bigint) & 4294967295))::text::xid8
+      FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS newest) AS now
+$$;
+CREATE OR REPLACE FUNCTION knarr.is_others(p_xmin xid, p_since pg_snapshot, p_ours xid8[]) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT NOT pg_catalog.pg_visible_in_snapshot(knarr.full_xid(p_xmin), p_since)
+       AND knarr.full_xid(p_xmin) <> ALL (p_ours)
+$$;
 
 -- The fence. VOLATILE plpgsql, so that the second statement has a snapshot newer than the lock (a STABLE function
 -- or one SELECT reads the old epoch: measured, M2). The shared advisory lock comes first: FOR SHARE alone lets

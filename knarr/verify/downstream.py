@@ -176,12 +176,7 @@ async def _ask_database(
         message=f"target against {query.alias}: {result.message}",
         counts={"downstream": result.findings_total} if result.findings_total else {},
         findings_total=result.findings_total,
-        findings=[
-            finding.model_copy(
-                update={"kind": "downstream", "hint": f"downstream check '{name}': found on {query.alias}"}
-            )
-            for finding in result.findings
-        ],
+        findings=[finding.model_copy(update=told) for finding in result.findings],
         sql=result.sql,
         compared=result.compared,
         source_snapshot=result.source_snapshot,

@@ -57,6 +57,22 @@ async def test_objects_are_made_once_and_dropped_once(run: Run) -> None:
     assert kinds == ["run started", "step", "step", "compensation", "compensation"]
 
 
+async def test_the_newest_object_is_dropped_first(run: Run) -> None:
+    inside = TABLE.model_copy(
+        update={
+            "name": "inside",
+            "stage": "before",
+            "create": 'CREATE TABLE "od""d".inside ()',
+            "drop": 'DROP TABLE IF EXISTS "od""d".inside',
+        }
+    )
+    await objects.create_objects(run.target, run.lease, run.run_id, objects.OF_THE_RUN, [SCHEMA, inside])
+
+    assert await objects.drop_objects(run.target, run.lease, run.run_id, objects.OF_THE_RUN, ["before"]) == 2
+
+    assert not await run.target.fetch(SCHEMA.probe)
+
+
 async def test_only_the_asked_stages_are_dropped(run: Run) -> None:
     await objects.create_objects(run.target, run.lease, run.run_id, 0, [TABLE, KEY])
 

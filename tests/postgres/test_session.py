@@ -103,7 +103,7 @@ async def test_a_cancelled_borrower_leaves_no_backend_behind(pools: Pools, targe
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert await gone(target, "sleeper")
+    assert await gone(target, "sleeper", within=1.0)
     await pools.close()
 
 
