@@ -10,6 +10,8 @@ PYTEST_WORKERS ?= 2
 ARGS   ?=
 
 export UV_PYTHON_DOWNLOADS = never
+# The machine's own certificates: behind a company's proxy uv's built-in ones know nobody.
+export UV_SYSTEM_CERTS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
@@ -41,6 +43,10 @@ $(STAMP):
 	[ -n "$${UV_CACHE_DIR:-}" ] || mkdir -p "$${XDG_CACHE_HOME:-$${HOME:-/nonexistent}/.cache}/uv" 2>/dev/null || export UV_NO_CACHE=1; \
 	if [ -n "$$UV" ]; then install() { VIRTUAL_ENV="$(VENV)" "$$UV" pip install -q "$$@"; }; \
 	else install() { "$(BIN)/python" -m pip install -q "$$@"; }; fi; \
+	if [ -n "$$UV" ] && ! install --require-hashes -r requirements.txt >>"$(LOG)" 2>&1; then \
+	  "$(BIN)/python" -m pip --version >/dev/null 2>&1 || failed "the pinned packages could not be installed (no network? no space?)"; \
+	  install() { "$(BIN)/python" -m pip install -q "$$@"; }; \
+	fi; \
 	install --require-hashes -r requirements.txt >>"$(LOG)" 2>&1 || failed "the pinned packages could not be installed (no network? no space?)"; \
 	install --no-deps --no-build-isolation -e . >>"$(LOG)" 2>&1 || failed "the project itself could not be installed"; \
 	rm -f "$(VENV)"/.ok-*; touch $@
