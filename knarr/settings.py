@@ -78,6 +78,11 @@ class Connections:
             hint=f"export {CONNECTION_PREFIX}{alias.upper()}=postgresql://user@host/database where the worker starts",
         )
 
+    @property
+    def aliases(self) -> list[str]:
+        """All aliases that lead somewhere."""
+        return sorted(self._addresses)
+
     def redact(self, text: str) -> str:
         """The text without any address or password known here, in plain or URL spelling, nor what looks like one."""
         for secret in self._secrets:

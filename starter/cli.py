@@ -13,7 +13,7 @@ from starter.output import Output
 
 # Command: the module in starter.commands that holds it. --help reads them all, so they import nothing heavy at the top.
 SECTIONS: Final[dict[str, dict[str, str]]] = {
-    "Prepare": {"check": "check", "runbook": "runbook", "schema": "schema"},
+    "Prepare": {"doctor": "doctor", "check": "check", "runbook": "runbook", "schema": "schema"},
     "Run": {"run": "run", "start": "start", "watch": "watch", "status": "status", "list": "list"},
     "Operate": {
         "pause": "orders",

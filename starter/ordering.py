@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
 
-from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from starter.exits import Exit
 from starter.failures import StarterError
 from starter.runs import RunHandle
-from workflows.messages import SIGNALS, Accepted, Order
+from workflows.controls import how_far
+from workflows.messages import SIGNALS, Accepted, Order, RollbackOrder, Status
 
 ANSWER_WITHIN: Final = timedelta(seconds=20)
 
@@ -49,6 +54,15 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
             return await _leave(handle, action, order, error)
         raise
     return Answer(accepted.state, accepted.message, "answered")
+
+
+async def destination(handle: RunHandle) -> str:
+    """Where a rollback that names no checkpoint leads, as the run is now; empty when no worker tells."""
+    try:
+        status = await handle.query("status", result_type=Status, rpc_timeout=ANSWER_WITHIN)
+    except (WorkflowQueryFailedError, RPCError):
+        return ""  # the order itself says what is wrong; unnamed, the run decides
+    return how_far(RollbackOrder(actor="-"), status.state, status.checkpoints)
 
 
 async def _leave(handle: RunHandle, action: str, order: Order, error: Exception) -> Answer:

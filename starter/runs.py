@@ -19,6 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.models import PlanDocument
 from knarr.plan.load import LoadedPlan
+from knarr.wording import counted
 from starter.connect import ensure_search_attributes
 from starter.exits import Exit
 from starter.failures import StarterError
@@ -36,6 +37,9 @@ RUN_ID: Final = re.compile(r"^(?P<plan>[a-z0-9][a-z0-9-]{0,62})/\d{4}-\d\d-\d\dT
 
 # Steps that a run can be told to pause before, as workflows/ names its gates.
 STEPS: Final = ("survey", "copy", "build", "foreign keys", "verify", "checkpoint", "seal")
+
+# What the Web UI shows of every run, to be copied: the commands that somebody on duty needs first.
+COMMANDS: Final = ("watch {}", "pause {} --reason ...", "abort {} --reason ...", "report {}")
 
 RunHandle = WorkflowHandle[Any, Status]
 
@@ -127,10 +131,11 @@ def _already_open(run_id: str) -> StarterError:
 def _details(plan: LoadedPlan, actor: str, run_id: str) -> str:
     """What the Web UI shows of a run, whatever happens to it. Aliases only: this is readable by everybody."""
     lines = [
-        f"**{plan.plan.source} to {plan.plan.target}** · plan `{plan.plan.name}` · {len(plan.plan.mappings)} mappings",
+        f"**{plan.plan.source} to {plan.plan.target}** · plan `{plan.plan.name}` · "
+        f"{counted(len(plan.plan.mappings), 'mapping')} · started by {actor}",
         plan.plan.description,
-        f"plan's SHA-256 `{plan.digest}` · started by {actor}",
-        f"`knarr watch {run_id}` · `knarr pause {run_id}` · `knarr abort {run_id}`",
+        "\n".join(["```", *(f"knarr {command.format(run_id)}" for command in COMMANDS), "```"]),
+        f"the plan's SHA-256: `{plan.digest}`",
     ]
     return "\n\n".join(line for line in lines if line)
 

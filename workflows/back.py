@@ -13,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.undo import raise_epoch
     from workflows.conduct import Conduct
     from workflows.controls import Turn
+    from workflows.messages import Moved
     from workflows.policies import BRIEF, COMPENSATION
 
 REFUSED: Final = ("ClaimRefused", "SurveyRefused")
@@ -53,15 +54,26 @@ async def turn_back(conduct: Conduct, turn: Turn) -> None:
 async def compensate(conduct: Conduct, step: str, compensation: Compensation) -> None:
     """Takes one step back; asks a person after a bounded number of attempts. A skip is remembered and reported."""
     while True:
-        conduct.view.show("unwinding", step=f"undo {step}")
+        conduct.view.show("unwinding", step=_undoing(compensation))
         try:
             await _attempt(conduct, compensation)
+            _forget_rows(conduct, step, compensation)
             return
         except ActivityError as error:
             _, reason = what_failed(error)
         if await conduct.ask_a_person(f"can't take back: {compensation.summary}: {reason}") == "skip":
             conduct.skipped.append(compensation.summary)
             return
+
+
+def _undoing(compensation: Compensation) -> str:
+    return f"take back: {compensation.summary}" if compensation.activity != "raise_epoch" else compensation.summary
+
+
+def _forget_rows(conduct: Conduct, step: str, compensation: Compensation) -> None:
+    if compensation.activity == "remove_rows" and compensation.mapping in conduct.view.mappings:
+        moved = conduct.saga.results(step, Moved).get(step)
+        conduct.view.removed(compensation.mapping, moved.rows if moved else 0)
 
 
 async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
@@ -77,7 +89,7 @@ async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
             run=conduct.run, mapping=compensation.mapping, phase=compensation.phase, name=compensation.name
         ),
         result_type=StepResult,
-        summary=compensation.summary,
+        summary=_undoing(compensation),
         **COMPENSATION,
     )
 
@@ -112,6 +124,7 @@ async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
     if turn.error_type in REFUSED:
         view.show("refused", step="ended")
         raise ApplicationError(f"REFUSED: {turn.reason}", type=turn.error_type, non_retryable=True)
+    view.message = f"{turn.reason}\n{back}\nNext: knarr report {run_id}"
     view.show("rolled back", step="ended")
     raise ApplicationError(
         f"ROLLED BACK: {turn.reason}\n{back}\nNext: knarr report {run_id}",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
@@ -29,6 +29,9 @@ with workflow.unsafe.imports_passed_through():
 
 Value = TypeVar("Value")
 
+# What is done to one mapping while others are still copied: the mapping's own line says it, the run is still copying.
+BESIDE_COPYING: Final = ("build/", "sequences/")
+
 
 class Conduct:
     """The state of one run and its primitives: a step, a child, a gate to hold at, a person to ask."""
@@ -40,7 +43,11 @@ class Conduct:
         self.settings = before.settings if before else settings
         self.saga = Saga(before.saga if before else SagaState())
         self.controls = Controls(paused=bool(before and before.paused), decided=before.decided if before else 0)
-        self.view = View(self.run, before.started_at if before else workflow.info().start_time)
+        self.view = View(
+            self.run,
+            before.started_at if before else workflow.info().start_time,
+            [phase.name for phase in self.settings.phases],
+        )
         self.pause_before = list(before.pause_before if before else pause_before)
         self.round = before.round if before else 0
         self.skipped: list[str] = list(before.skipped if before else [])
@@ -81,7 +88,10 @@ class Conduct:
         *,
         undo: str,
     ) -> None:
-        """A step that is one activity, with the compensation of that name."""
+        """A step that is one activity, with the compensation of that name.
+
+        `summary` names what is made: the timeline shows it as it is made, and as `take back: ...` when it is undone.
+        """
         number = mapping.number if mapping else -1
         given = MappingInput(run=self.run, mapping=number, phase=phase) if mapping else RunInput(run=self.run)
 
@@ -89,13 +99,9 @@ class Conduct:
             result: StepResult = await workflow.execute_activity(activity, given, summary=summary, **LONG)
             return result
 
-        self.view.show(step=step.split("/")[0])
-        compensation = Compensation(
-            activity=undo,
-            summary=f"{undo.replace('_', ' ')} · {mapping.name}" if mapping else undo.replace("_", " "),
-            mapping=number,
-            phase=phase,
-        )
+        if not step.startswith(BESIDE_COPYING):
+            self.view.show(step=step.split("/")[0])
+        compensation = Compensation(activity=undo, summary=summary, mapping=number, phase=phase)
         await self.saga.step(step, StepResult, act, undo=compensation)
 
     async def child(self, workflow_run: Any, given: Any, *, name: str, summary: str) -> Any:
@@ -216,7 +222,7 @@ class Conduct:
                     answer=decision.answer,
                     accepted=decision.accepted,
                 ),
-                summary=f"{decision.action} by {decision.actor}",
+                summary=_in_short(f"{decision.action} by {decision.actor}", decision.reason),
                 **BRIEF,
             )
             self.controls.unrecorded.pop(0)
@@ -226,7 +232,8 @@ class Conduct:
         while True:
             await workflow.wait_condition(lambda: self._told_paused != self.controls.paused)
             self._told_paused = told = self.controls.paused
-            if self.view.state in {"running", "paused"}:
+            # A gate that paused the run has said more already.
+            if self.view.state == ("running" if told else "paused"):
                 waiting_for = f"`knarr resume {self.run.run_id} --reason ...`" if told else ""
                 self.view.show("paused" if told else "running", waiting_for=waiting_for)
             for child in list(self._children.values()):
@@ -237,6 +244,12 @@ class Conduct:
             await child.signal("hold", Pausing(paused=self.controls.paused))
         except ApplicationError:
             workflow.logger.info("a child had ended before it could be told to hold")
+
+
+def _in_short(who: str, why: str) -> str:
+    """Who did what and why, on one line of a timeline."""
+    line = " ".join(f"{who}: {why}".split()) if why else who
+    return line if len(line) <= 120 else f"{line[:119]}…"
 
 
 async def shielded(work: Coroutine[Any, Any, Value]) -> Value:

@@ -24,7 +24,7 @@ State = Literal[
     "refused",
 ]
 
-MappingState = Literal["waiting", "copying", "building", "copied", "verified"]
+MappingState = Literal["waiting", "copying", "building", "copied", "verified", "taken back"]
 
 SIGNALS = ("pause", "resume", "abort")
 UPDATES = ("pause", "resume", "abort", "approve", "complete", "rollback", "retry", "skip")

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.seal import record_checkpoint, seal_run
     from activities.survey import survey_databases
     from knarr.plan.models import Plan
+    from knarr.wording import counted
     from workflows.back import complete, raise_how_it_ended, turn_back, what_failed
     from workflows.conduct import Conduct, shielded
     from workflows.controls import Turn
@@ -94,7 +95,7 @@ class MigrationWorkflow(TakesOrders):
             summary = f"lease on {self.conduct.run.target}"
             return await workflow.execute_activity(claim_target, given, summary=summary, **BRIEF)
 
-        undo = Compensation(activity="release_target", summary="release the target's tables")
+        undo = Compensation(activity="release_target", summary=f"lease on {self.conduct.run.target}")
         claimed = await self.conduct.saga.step("claim", ClaimResult, claim, undo=undo)
         if self.conduct.run.lease is None:
             self.conduct.run = self.conduct.run.model_copy(update={"lease": claimed.lease})
@@ -109,7 +110,7 @@ class MigrationWorkflow(TakesOrders):
                 survey_databases, RunInput(run=self.conduct.run), summary="both databases against the plan", **LONG
             )
 
-        undo = Compensation(activity="discard_survey", summary="discard the survey")
+        undo = Compensation(activity="discard_survey", summary="the survey")
         surveyed = await self.conduct.saga.step("survey", SurveyResult, survey, undo=undo)
         self.conduct.view.expect(surveyed.mappings)
         return surveyed
@@ -125,7 +126,7 @@ class MigrationWorkflow(TakesOrders):
         await self.conduct.gate("foreign keys")
         for mapping in survey.mappings:
             if mapping.foreign_keys:
-                summary = f"{mapping.name} · {mapping.foreign_keys} foreign keys"
+                summary = f"{mapping.name} · {counted(mapping.foreign_keys, 'foreign key')}"
                 key = f"foreign keys/{mapping.number}"
                 await self.conduct.step(key, add_foreign_keys, summary, mapping, phase.name, undo="drop_foreign_keys")
 
@@ -149,10 +150,11 @@ class MigrationWorkflow(TakesOrders):
 
         async def record() -> StepResult:
             given = CheckpointInput(run=self.conduct.run, name=phase.name)
-            return await workflow.execute_activity(record_checkpoint, given, summary=phase.name, **BRIEF)
+            summary = f"{phase.name} · verified: a rollback can stop here"
+            return await workflow.execute_activity(record_checkpoint, given, summary=summary, **BRIEF)
 
         undo = Compensation(
-            activity="remove_checkpoint", summary=f"remove the checkpoint · {phase.name}", name=phase.name
+            activity="remove_checkpoint", summary=f"{phase.name} · the checkpoint", name=phase.name
         )
         await self.conduct.saga.step(f"checkpoint/{phase.name}", StepResult, record, undo=undo)
         self.conduct.saga.checkpoint(phase.name)
@@ -160,7 +162,7 @@ class MigrationWorkflow(TakesOrders):
     async def _seal(self) -> None:
         """Refuses unless the last phase's verdict stands and has passed, by what the target's ledger says."""
         await self.conduct.gate("seal")
-        await self.conduct.step("seal", seal_run, "the verdict stands; the record is closed", undo="unseal_run")
+        await self.conduct.step("seal", seal_run, "the seal: the verdict stands, the record closes", undo="unseal_run")
 
     async def _keep_open(self) -> None:
         """A run that succeeded can still be taken back until `complete`, or until the plan's time is over."""

@@ -4,6 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.models import Compensation, SurveyResult, VerdictSummary
+    from knarr.wording import counted
     from workflows.conduct import Conduct
     from workflows.messages import VerificationInput
     from workflows.settings import PhaseSettings
@@ -20,7 +21,8 @@ class VerificationDiffersError(Exception):
 def difference(verdict: VerdictSummary) -> str:
     """A verdict that did not pass, in one line: how many findings, and the first of them."""
     first = verdict.first_findings[0] if verdict.first_findings else "no finding could be computed"
-    return f"verification failed: {verdict.findings:,} findings in {verdict.failed:,} checks; first: {first}"
+    found = f"{counted(verdict.findings, 'finding')} in {counted(verdict.failed, 'check')}"
+    return f"verification failed: {found}; first: {first}"
 
 
 async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings) -> None:
@@ -34,7 +36,7 @@ async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettin
             VerdictSummary,
             lambda: _verdict(conduct, survey, phase),
             undo=Compensation(
-                activity="withdraw_verdict", summary=f"withdraw the verdict · {phase.name}", phase=phase.name
+                activity="withdraw_verdict", summary=f"{phase.name} · the verdict", phase=phase.name
             ),
         )
         conduct.view.judged(verdict)

@@ -9,6 +9,7 @@ from workflows.window import Piece, sliding_window
 with workflow.unsafe.imports_passed_through():
     from activities.build import build_keys, set_sequences
     from activities.models import Compensation, MappingSummary, SurveyResult
+    from knarr.wording import counted
     from workflows.conduct import Conduct
     from workflows.messages import Moved, MoveInput
     from workflows.move import MoveMappingWorkflow
@@ -54,7 +55,7 @@ def _moves(conduct: Conduct, moved: list[MappingSummary], phase: str) -> Iterabl
                 lambda: _copy(conduct, mapping, phase),
                 undo=Compensation(
                     activity="remove_rows",
-                    summary=f"remove the copied rows · {mapping.name}",
+                    summary=f"{mapping.name} · its rows",
                     mapping=mapping.number,
                     phase=phase,
                 ),
@@ -66,6 +67,7 @@ def _moves(conduct: Conduct, moved: list[MappingSummary], phase: str) -> Iterabl
 
 async def _copy(conduct: Conduct, mapping: MappingSummary, phase: str) -> Moved:
     conduct.view.change(mapping.number, state="copying", partitions_done=0)
+    size = f"about {counted(mapping.estimated_rows, 'row')} · {counted(mapping.partitions, 'partition')}"
     moved: Moved = await conduct.child(
         MoveMappingWorkflow.run,
         MoveInput(
@@ -77,7 +79,7 @@ async def _copy(conduct: Conduct, mapping: MappingSummary, phase: str) -> Moved:
             errors_allowed=conduct.settings.errors_allowed,
         ),
         name=mapping.name,
-        summary=f"{mapping.name} · about {mapping.estimated_rows:,} rows · {mapping.partitions} partitions",
+        summary=f"{mapping.name} · {size}",
     )
     conduct.view.moved(mapping.number, moved.rows, moved.partitions)
     conduct.count_errors(phase, mapping.number, moved.errors)
@@ -91,7 +93,7 @@ async def _build(conduct: Conduct, mapping: MappingSummary, phase: str) -> None:
     conduct.view.change(number, state="building")
     await step(f"build/{number}", build_keys, f"{name} · keys, indexes, checks", mapping, phase, undo="drop_keys")
     sequences = f"sequences/{phase}/{number}"
-    await step(sequences, set_sequences, f"{name} · sequences go on", mapping, phase, undo="reset_sequences")
+    await step(sequences, set_sequences, f"{name} · sequences", mapping, phase, undo="reset_sequences")
     conduct.view.change(number, state="copied")
 
 

@@ -1,5 +1,6 @@
 """What a run shows of itself: status, progress, the Web UI's current details and search attributes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -7,21 +8,19 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
 from activities.models import MappingSummary, RunContext, VerdictSummary
+from workflows.details import current_details
 from workflows.messages import MappingProgress, MappingState, PartitionsDone, Progress, State, Status
 
 PHASE: Final = SearchAttributeKey.for_keyword("KnarrPhase")
 STATE: Final = SearchAttributeKey.for_keyword("KnarrState")
 
-# The Web UI sends the details in a URL that proxies cut at 8 kB, and a block character takes nine bytes there.
-LONGEST_DETAILS: Final = 1_500
-ROWS_SHOWN: Final = 12
-
 
 class View:
     """Keeps what queries answer, and tells Temporal when it has changed."""
 
-    def __init__(self, run: RunContext, started_at: datetime) -> None:
+    def __init__(self, run: RunContext, started_at: datetime, phases: Sequence[str]) -> None:
         self._run = run
+        self._phases = phases
         self._started_at = started_at
         self._published: tuple[str, str] = ("", "")
         self.state: State = "starting"
@@ -52,7 +51,7 @@ class View:
         if self._published != (self.state, self.phase):
             self._published = (self.state, self.phase)
             workflow.upsert_search_attributes([STATE.value_set(self.state), PHASE.value_set(self.phase or "-")])
-        workflow.set_current_details(self.details())
+        self._tell()
 
     def restore(self, progress: Progress) -> None:
         """Takes up where the run before this one left off, after continue-as-new."""
@@ -97,7 +96,7 @@ class View:
                 "partitions_done": now.partitions_done if partitions_done is None else partitions_done,
             }
         )
-        workflow.set_current_details(self.details())
+        self._tell()
 
     def partitions_done(self, done: PartitionsDone) -> None:
         """A child has told how far it is in this phase."""
@@ -132,10 +131,15 @@ class View:
         self.verdict = verdict
         self.verified_rows = verdict.rows if verdict else 0
 
+    def removed(self, number: int, rows: int) -> None:
+        """Rows of a phase that a compensation has taken off the target; the rest is of other phases."""
+        left = self._rows_before[number] = max(0, self._rows_before.get(number, 0) - rows)
+        self.change(number, state="taken back", rows=left, partitions_done=0)
+
     def rows_verified(self, rows: int) -> None:
         """Verification has told how far it is."""
         self.verified_rows = rows
-        workflow.set_current_details(self.details())
+        self._tell()
 
     def judged(self, verdict: VerdictSummary) -> None:
         """A verdict stands."""
@@ -175,44 +179,6 @@ class View:
             copy_ended_at=self.copy_ended_at,
         )
 
-    def details(self) -> str:
-        """Markdown for the Web UI: tables as code blocks (its tables have no padding), short enough for a URL."""
-        lines = [f"**{self.state}** · phase `{self.phase or '-'}` · {self.step or 'starting'}"]
-        if self.waiting_for:
-            lines.append(f"> waits for {self.waiting_for}")
-        if self.message:
-            lines.append(self.message[:400])
-        if self.mappings:
-            lines += [self._sums(), "```", *self._table(), "```"]
-        if self.verdict:
-            passed = "passed ✓" if self.verdict.passed else "failed ✗"
-            lines.append(f"verdict: **{passed}** · {self.verdict.checks:,} checks · {self.verdict.findings:,} findings")
-        lines.append(f"as of {workflow.now():%Y-%m-%d %H:%M:%S} UTC")
-        return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) if len(lines) > 2 else "\n\n".join(lines)
-
-    def _sums(self) -> str:
-        rows = sum(mapping.rows for mapping in self.mappings.values())
-        total = sum(mapping.estimated_rows for mapping in self.mappings.values())
-        share = min(1.0, rows / total) if total else 1.0
-        parts = [f"{rows:,} of about {total:,} rows ({share:.0%})"]
-        if self.copy_started_at:
-            seconds = ((self.copy_ended_at or workflow.now()) - self.copy_started_at).total_seconds()
-            if seconds > 0 and rows:
-                rate = rows / seconds
-                parts.append(f"{rate:,.0f} rows/s")
-                if not self.copy_ended_at and total > rows:
-                    parts.append(f"about {(total - rows) / rate:,.0f} s to go")
-        if self.verified_rows:
-            parts.append(f"{self.verified_rows:,} verified")
-        return " · ".join(parts)
-
-    def _table(self) -> list[str]:
-        ordered = sorted(self.mappings.values(), key=lambda mapping: (-mapping.estimated_rows, mapping.number))
-        lines = [
-            f"{mapping.name[:24]:<24} {mapping.rows:>12,} {mapping.state:<9} "
-            f"{mapping.partitions_done}/{mapping.partitions}"
-            for mapping in ordered[:ROWS_SHOWN]
-        ]
-        if len(ordered) > ROWS_SHOWN:
-            lines.append(f"and {len(ordered) - ROWS_SHOWN} more")
-        return lines
+    def _tell(self) -> None:
+        now = self.progress([])
+        workflow.set_current_details(current_details(now, self._phases, workflow.info().namespace))

@@ -189,7 +189,9 @@ def _event(entry: AuditEntry, previous: datetime | None, data: ReportData) -> Ev
     undo = entry.kind.startswith("compensation")
     if mapping and mapping in step:
         mapping = ""
-    title = " ".join(part for part in (entry.kind if not step or undo else "", step, mapping) if part) or entry.kind
+    # A step whose own words say that it takes something back is not said to be undone.
+    prefix = entry.kind if not step or (undo and not step.startswith("take back ")) else ""
+    title = " ".join(part for part in (prefix, step, mapping) if part) or entry.kind
     if step and entry.kind not in ("step", "compensation"):
         title = f"{entry.kind}: {title}"
     return Event(

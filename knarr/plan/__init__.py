@@ -1,6 +1,7 @@
 """The data map: what a person writes, read with care, and what the survey makes of it."""
 
 from knarr.plan.criteria import Guard, RollbackCriteria
+from knarr.plan.downstream import DownstreamCheck
 from knarr.plan.load import LoadedPlan, canonical_json, digest_of, load_plan, parse_plan
 from knarr.plan.models import (
     Column,
@@ -25,12 +26,14 @@ from knarr.plan.names import (
     write_table,
 )
 from knarr.plan.problems import PlanProblems, Problem, Refusal, did_you_mean, nearest
+from knarr.plan.proof import Verification
 from knarr.plan.schema import plan_json_schema
 from knarr.plan.units import seconds, size_bytes
 
 __all__ = [
     "Column",
     "CrossCheck",
+    "DownstreamCheck",
     "ForeignKey",
     "Guard",
     "Index",
@@ -47,6 +50,7 @@ __all__ = [
     "RollbackCriteria",
     "SourceName",
     "Transform",
+    "Verification",
     "canonical_json",
     "check_name",
     "did_you_mean",

@@ -7,6 +7,7 @@ from typing import Final, Self, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from knarr.plan.criteria import Guard, RollbackCriteria
+from knarr.plan.downstream import DownstreamCheck
 from knarr.plan.models import FROM_YAML, CrossCheck, Limits, Mapping, Phase, Plan
 from knarr.plan.problems import YamlPath
 from knarr.plan.texts import Alias, Table
@@ -28,6 +29,7 @@ class Draft:
     types: dict[str, list[str]] = field(default_factory=dict)
     mappings: dict[int, Mapping] = field(default_factory=dict)
     checks: dict[int, CrossCheck] = field(default_factory=dict)
+    downstream: dict[int, DownstreamCheck] = field(default_factory=dict)
     phases: dict[int, Phase] = field(default_factory=dict)
     guards: dict[int, Guard] = field(default_factory=dict)
     rollback: RollbackCriteria | None = None
@@ -57,6 +59,7 @@ class Draft:
             types=plan.types,
             mappings=dict(enumerate(plan.mappings)),
             checks=dict(enumerate(plan.checks)),
+            downstream=dict(enumerate(plan.downstream)),
             phases=dict(enumerate(plan.rollout)),
             guards=dict(enumerate(plan.guards)),
             rollback=plan.rollback,
@@ -93,6 +96,9 @@ def salvage(data: YamlValue, broken: Iterable[YamlPath]) -> Draft:
         types=_types(data.get("types")),
         mappings=mappings,
         checks={n: part for n, entry in enumerate(_list(data.get("checks"))) if (part := _part(entry, CrossCheck))},
+        downstream={
+            n: seen for n, entry in enumerate(_list(data.get("downstream"))) if (seen := _part(entry, DownstreamCheck))
+        },
         phases=phases,
         guards={n: guard for n, entry in enumerate(_list(data.get("guards"))) if (guard := _part(entry, Guard))},
         rollback=_part(data.get("rollback", {}), RollbackCriteria),

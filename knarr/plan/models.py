@@ -14,7 +14,9 @@ from pydantic import (
 
 from knarr.plan import names, short_forms
 from knarr.plan.criteria import Guard, RollbackCriteria
+from knarr.plan.downstream import DownstreamCheck
 from knarr.plan.model import Model
+from knarr.plan.proof import Verification
 from knarr.plan.resolved import TableName
 from knarr.plan.texts import (
     FUNCTION_PATTERN,
@@ -237,6 +239,9 @@ class Limits(Model):
     findings: int = Field(default=100, ge=1, le=10_000, description="shown for each check; all are counted")
     lock_timeout: Duration = Field(default="30s", description="how long a statement may wait for a lock")
     statement_timeout: Duration = Field(default="6h", description="how long a statement may run")
+    verify_rows_per_second: int | None = Field(
+        default=None, ge=1, description="pace of verification, over all partitions at once; default: as fast as it goes"
+    )
 
 
 class Plan(Model):
@@ -249,6 +254,12 @@ class Plan(Model):
     types: dict[Table, list[str]] = Field(default_factory=dict, description="schema.type: labels of an enum to create")
     mappings: list[Mapping] = Field(min_length=1, description="one target table each")
     checks: list[CrossCheck] = Field(default_factory=list, description="compared across both databases")
+    downstream: list[DownstreamCheck] = Field(
+        default_factory=list, description="what consumers of the data must see after the last phase"
+    )
+    verification: Verification = Field(
+        default_factory=Verification, description="what follows a difference, and when verification holds"
+    )
     rollout: list[Phase] = Field(
         default_factory=lambda: [Phase(phase="everyone")], min_length=1, description="phases, in order"
     )

@@ -161,12 +161,13 @@ def _types(draft: Draft) -> Iterator[Fault]:
 
 
 def _checks(draft: Draft) -> Iterator[Fault]:
-    seen: dict[str, int] = {}
-    for number, entry in draft.checks.items():
-        if entry.name in seen:
-            found = f"{quoted(entry.name)}, the name of {written(('checks', seen[entry.name]))} too"
-            yield Fault(("checks", number, "name"), found, "a name of its own for each check")
-        seen.setdefault(entry.name, number)
+    for part, entries in (("checks", draft.checks), ("downstream", draft.downstream)):
+        seen: dict[str, int] = {}
+        for number, entry in entries.items():
+            if entry.name in seen:
+                found = f"{quoted(entry.name)}, the name of {written((part, seen[entry.name]))} too"
+                yield Fault((part, number, "name"), found, "a name of its own for each check")
+            seen.setdefault(entry.name, number)
 
 
 def _phase_names(draft: Draft) -> Iterator[Fault]:

@@ -34,7 +34,7 @@ def plan_json_schema() -> JsonSchema:
     definitions: dict[str, JsonSchema] = schema["$defs"]
     for name, definition in (("Plan", schema), *definitions.items()):
         definition["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
-        for key, described in definition["properties"].items():
+        for key, described in definition.get("properties", {}).items():  # JsonValue has none
             described["title"] = key.replace("_", " ").capitalize()
     for model, field in _ONE_FOR_A_LIST:
         properties = definitions[model]["properties"]

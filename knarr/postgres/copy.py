@@ -155,8 +155,9 @@ async def _write_once(
                 seconds=took,
                 audit_position=head.position,
                 audit_digest=head.digest,
-                **_counts(done.changes),
             )
+            if done.changes is not None:
+                outcome = outcome.model_copy(update=_counts(done.changes))
             on_progress(done.rows, done.bytes)
     except KnarrError:
         raise

@@ -70,27 +70,28 @@ async def _merge(
 
 async def _change(target: Connection, job: CopyJob, sql: MergeSql, deletes: bool) -> Changes:
     counts: dict[Operation, int] = dict.fromkeys(ORDER, 0)
-    checksum_change = Decimal(0)
+    others, checksum_change = 0, Decimal(0)
+    run = job.run_id, job.mapping.number
     itself = await target.fetchval(merge_sql.SELF_REFERENCING, qualified(job.mapping.target))
     for operation in SELF_REFERENCING_ORDER if itself else ORDER:
+        matched: int | None = None
         match operation:
             case "delete" if deletes:
                 statement = sql.delete
             case "update" if sql.updates:
-                matched = int((await target.execute(sql.match)).rpartition(" ")[2])
+                matched = int((await target.execute(sql.match, *run)).rpartition(" ")[2])
                 statement = sql.update
             case "insert":
                 statement = sql.insert
             case _:
                 continue
-        row = await target.fetchrow(
-            statement, job.run_id, job.mapping.number, job.phase, job.partition.number, timeout=None
-        )
+        row = await target.fetchrow(statement, *run, job.phase, job.partition.number)
         if row is None:
             raise RuntimeError(f"the {operation} returned no count")
         counts[operation] = row["rows"]
+        others += row["others"]
         checksum_change += row["checksum_change"]
-        if operation == "update" and row["rows"] != matched:
+        if matched is not None and row["rows"] != matched:
             raise DataError(
                 f"of {matched} rows of {job.mapping.name} that differ {row['rows']} were updated",
                 hint="a trigger or a rule on the target leaves rows out; nothing of this partition was written",
@@ -99,6 +100,7 @@ async def _change(target: Connection, job: CopyJob, sql: MergeSql, deletes: bool
         inserted=counts["insert"],
         updated=counts["update"],
         deleted=counts["delete"],
+        others=others,
         checksum_change=checksum_change,
     )
 

@@ -28,7 +28,8 @@ ANALYZE_STAGED: Final = "ANALYZE {staged}"
 # rows. Compared as images (*<>): `=` takes 1.0 for 1.00 and -0 for 0, and json, point and others have none.
 MATCH: Final = """
 CREATE TEMPORARY TABLE {matched} ON COMMIT DROP AS
-SELECT {table}.tableoid AS part, {table}.ctid AS place, {s}.ctid AS staged, ({table}.*)::text AS before
+SELECT {table}.tableoid AS part, {table}.ctid AS place, {s}.ctid AS staged, ({table}.*)::text AS before,
+       {others} AS others
   FROM {table} JOIN {staged} ON {same_key}
  WHERE {range} AND ROW({there})::record *<> ROW({wanted})::record
    FOR UPDATE OF {name}
@@ -37,18 +38,18 @@ UPDATE: Final = """
 UPDATE {table} SET {assignments}
   FROM {matched} JOIN {staged} ON {s}.ctid = {matched}.staged
  WHERE {table}.ctid = {matched}.place AND {table}.tableoid = {matched}.part
-RETURNING {key} AS key, {matched}.before AS before, {left_hash} AS left_hash
+RETURNING {key} AS key, {matched}.before AS before, {left_hash} AS left_hash, {matched}.others AS others
 """
 INSERT: Final = """
 INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
 SELECT {columns} FROM {staged}{only_new}
-RETURNING {key} AS key, NULL::text AS before, {left_hash} AS left_hash
+RETURNING {key} AS key, NULL::text AS before, {left_hash} AS left_hash, false AS others
 """
 ONLY_NEW: Final = "\n WHERE NOT EXISTS (SELECT FROM {table} WHERE {same_key} AND {range})"
 DELETE: Final = """
 DELETE FROM {table}
  WHERE {whole_range}{scope} AND NOT EXISTS (SELECT FROM {staged} WHERE {same_key})
-RETURNING {key} AS key, ({table}.*)::text AS before, NULL::bigint AS left_hash
+RETURNING {key} AS key, ({table}.*)::text AS before, NULL::bigint AS left_hash, {others} AS others
 """
 # In the same statement as the change, so that there is no change without its entry.
 NOTED: Final = """
@@ -56,7 +57,7 @@ WITH changed AS ({change}),
      noted AS (
          INSERT INTO knarr.undo (run_id, mapping, phase, partition, operation, key, before, left_hash)
          SELECT $1::text, $2::integer, $3::text, $4::integer, '{operation}', key, before, left_hash FROM changed)
-SELECT count(*) AS rows,
+SELECT count(*) AS rows, count(*) FILTER (WHERE others) AS others,
        coalesce(sum(left_hash), 0) - coalesce(sum(hashtextextended(before COLLATE "C", 0)), 0) AS checksum_change
   FROM changed
 """
@@ -64,9 +65,16 @@ SELECT count(*) AS rows,
 STANDING: Final = """
 SELECT {key} AS key, count(*) OVER () AS total
   FROM {table}
- WHERE {range}{others} AND EXISTS (SELECT FROM {staged} WHERE {same_key})
+ WHERE {range}{elsewhere} AND EXISTS (SELECT FROM {staged} WHERE {same_key})
  ORDER BY {order}
  LIMIT {shown}
+"""
+# Whether somebody else wrote the row since the run recorded what the table held.
+OTHERS: Final = """
+knarr.is_others({table}.xmin,
+                (SELECT snapshot FROM knarr.table_before WHERE run_id = $1::text AND mapping = $2::integer),
+                ARRAY(SELECT xid FROM knarr.ledger WHERE run_id = $1::text AND xid IS NOT NULL
+                      UNION SELECT xid FROM knarr.undone WHERE run_id = $1::text))
 """
 SELF_REFERENCING: Final = """
 SELECT EXISTS (SELECT FROM pg_constraint
@@ -135,12 +143,12 @@ class MergeSql:
     @property
     def standing(self) -> str:
         """The staged keys that the target has already."""
-        return self._sql(STANDING, others="")
+        return self._sql(STANDING, elsewhere="")
 
     @property
     def out_of_scope(self) -> str:
         """Those of them whose row is not in the mapping's scope."""
-        return self._sql(STANDING, others=f" AND {enclosed(self.mapping.scope or 'TRUE')} IS NOT TRUE")
+        return self._sql(STANDING, elsewhere=f" AND {enclosed(self.mapping.scope or 'TRUE')} IS NOT TRUE")
 
     def _noted(self, operation: str, change: str) -> str:
         return NOTED.format(change=self._sql(change), operation=operation)
@@ -166,6 +174,7 @@ class MergeSql:
             "assignments": ", ".join(f"{name} = {_S}.{name}" for name in values),
             "key": ", ".join(keys) if template == KEY_STAGED else key_texts(mapping),
             "left_hash": row_hash(f"({table}.*)::text"),
+            "others": OTHERS.format(table=table).strip(),
             "only_new": "",
             "shown": str(SHOWN_KEYS),
         }

@@ -92,7 +92,7 @@ async def _empty(connection: Connection, mapping: ResolvedMapping, kind: str, ex
         # ONLY: tables that inherit from it hold other people's rows; a partitioned table can't do without its parts.
         await connection.execute(f"TRUNCATE {'' if kind == 'p' else 'ONLY '}{table}")
         return
-    await _refuse_changes_elsewhere(connection, mapping, "TRUE", [])
+    await refuse_changes_elsewhere(connection, mapping, "TRUE", [])
     await connection.execute(f"DELETE FROM {table}")
 
 
@@ -116,7 +116,7 @@ async def _delete_phase(
     doomed = f"EXISTS (SELECT FROM unnest({arrays}) AS k ({names}) WHERE {matches})"
     delete = f"DELETE FROM {qualified(mapping.target)} AS t USING unnest({arrays}) AS k ({names}) WHERE {matches}"
     async for columns in _keys(source, mapping, phase, phase_order, limits):
-        await _refuse_changes_elsewhere(connection, mapping, doomed, columns)
+        await refuse_changes_elsewhere(connection, mapping, doomed, columns)
         await connection.execute(delete, *columns)
 
 
@@ -138,7 +138,7 @@ async def _keys(
             yield [[row[place] for row in rows] for place in range(len(mapping.key))]
 
 
-async def _refuse_changes_elsewhere(
+async def refuse_changes_elsewhere(
     connection: Connection, mapping: ResolvedMapping, doomed: str, arguments: list[list[str | None]]
 ) -> None:
     """Deleting must not cascade into other tables: a row there that points at a doomed row stops it."""

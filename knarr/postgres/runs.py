@@ -13,6 +13,7 @@ from knarr.postgres.session import Connection
 
 HAS_SCHEMA: Final = "SELECT to_regclass('knarr.lease') IS NOT NULL"
 HOLDS_LEASE: Final = "SELECT EXISTS (SELECT FROM knarr.lease WHERE run_id = $1 AND NOT released)"
+IS_KNOWN: Final = "SELECT EXISTS (SELECT FROM knarr.run WHERE run_id = $1)"
 SET_STATE: Final = "UPDATE knarr.run SET state = $2 WHERE run_id = $1"
 LOAD_RUN: Final = """
 SELECT plan::text, plan_hash, state, started_at, survey::text, clock_timestamp() AS read_at
@@ -48,6 +49,14 @@ async def holds_lease(connection: Connection, run_id: str) -> bool:
         if not await connection.fetchval(HAS_SCHEMA):
             return False
         return bool(await connection.fetchval(HOLDS_LEASE, run_id))
+
+
+async def is_known(connection: Connection, run_id: str) -> bool:
+    """Whether this database has a record of the run; False too where Knarr has never been."""
+    with classified("looking for the run"):
+        if not await connection.fetchval(HAS_SCHEMA):
+            return False
+        return bool(await connection.fetchval(IS_KNOWN, run_id))
 
 
 async def load_run(connection: Connection, run_id: str) -> RunRecord:

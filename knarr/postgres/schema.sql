@@ -295,8 +295,10 @@ $$;
 
 -- A row's 32-bit xmin as the transaction's full id, and whether somebody else wrote it since a snapshot was taken.
 CREATE OR REPLACE FUNCTION knarr.full_xid(p_xid xid) RETURNS xid8 LANGUAGE sql STABLE AS $$
-    SELECT (newest - ((newest - p_xid::text::bigint) & 4294967295))::text::xid8
-      FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS newest) AS now
+    -- One expression, no FROM and no SET, so that it is inlined: it is asked of every row of a table.
+    SELECT (pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint
+            - ((pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint - p_xid::text::bigint)
+               & 4294967295))::text::xid8
 $$;
 CREATE OR REPLACE FUNCTION knarr.is_others(p_xmin xid, p_since pg_snapshot, p_ours xid8[]) RETURNS boolean
 LANGUAGE sql STABLE AS $$

@@ -43,6 +43,10 @@ SELECT sequence, last_value, is_called
 FORGET: Final = """
 DELETE FROM knarr.sequence_before WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND sequence = $4
 """
+REMEMBERED_ONE: Final = """
+SELECT last_value, is_called FROM knarr.sequence_before WHERE run_id = $1 AND phase = $2 AND sequence = $3
+"""
+IS_OCCUPIED: Final = "SELECT EXISTS (SELECT FROM knarr.table_before WHERE run_id = $1 AND mapping = $2)"
 SET: Final = "SELECT setval($1::text::regclass, $2, $3)"
 
 
@@ -85,11 +89,8 @@ async def set_sequences(
             if found is None:
                 raise PlanError(f"no sequence stands behind {mapping.name}.{item.column} on the target")
             name: str = found["name"]
-            before = await _position(connection, name)
             async with fenced(connection, lease, limits=limits):
-                await connection.execute(
-                    REMEMBER, run_id, mapping.number, phase, name, before.last_value, before.is_called
-                )
+                await remember(connection, run_id, mapping.number, phase, name)
             async with fenced(connection, lease, limits=limits):
                 await _move(connection, source, mapping, item, name, found["oid"])
     return len(mapping.sequences)
@@ -102,9 +103,9 @@ async def _move(
     if shape is None:
         raise PlanError(f"the sequence {name} went away")
     increment: int = shape["seqincrement"]
-    candidates = [await _position(connection, name)]
+    candidates = [await position(connection, name)]
     if item.source_sequence is not None:
-        candidates.append(await _position(source, item.source_sequence))
+        candidates.append(await position(source, item.source_sequence))
     furthest = "max" if increment > 0 else "min"
     query = f"SELECT {furthest}({quote(item.column)})::bigint FROM {qualified(mapping.target)}"
     last = await connection.fetchval(query)
@@ -127,23 +128,44 @@ async def reset_sequences(
 ) -> int:
     """Puts the sequences of a mapping back to where they stood before the phase; returns how many there were.
 
-    Holds when none was moved, and when a sequence is gone with its table.
+    Holds when none was moved, and when a sequence is gone with its table. Those of a table that has rows of its own
+    stay: others draw from them, and `knarr.postgres.before` puts them back when the last row has been taken back.
 
     Raises:
         LostLease, TransientError, PlanError.
     """
     with classified(f"reading the positions of mapping {mapping}'s sequences before phase {phase}"):
         rows = await connection.fetch(REMEMBERED, run_id, mapping, phase)
+        occupied = await connection.fetchval(IS_OCCUPIED, run_id, mapping)
     for row in rows:
         with classified(f"putting the sequence {row['sequence']} back"):
             async with fenced(connection, lease, limits=limits):
-                if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", row["sequence"]):
+                there = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", row["sequence"])
+                if there and not occupied:
                     await connection.execute(SET, row["sequence"], row["last_value"], row["is_called"])
                 await connection.execute(FORGET, run_id, mapping, phase, row["sequence"])
-    return len(rows)
+    return 0 if occupied else len(rows)
 
 
-async def _position(connection: Connection, sequence: str) -> Position:
+async def remember(connection: Connection, run_id: str, mapping: int, phase: str, sequence: str) -> None:
+    """Keeps where a sequence stands, within the caller's transaction, unless it is kept for that phase already."""
+    before = await position(connection, sequence)
+    await connection.execute(REMEMBER, run_id, mapping, phase, sequence, before.last_value, before.is_called)
+
+
+async def remembered(connection: Connection, run_id: str, phase: str, sequence: str) -> Position | None:
+    """Where a sequence stood, if that was kept."""
+    row = await connection.fetchrow(REMEMBERED_ONE, run_id, phase, sequence)
+    return None if row is None else Position.model_validate(dict(row))
+
+
+async def put(connection: Connection, sequence: str, where: Position) -> None:
+    """Moves a sequence there, whatever becomes of the caller's transaction."""
+    await connection.execute(SET, sequence, where.last_value, where.is_called)
+
+
+async def position(connection: Connection, sequence: str) -> Position:
+    """Where a sequence stands; its name is SQL: quoted and qualified."""
     row = await connection.fetchrow(f"SELECT last_value, is_called FROM {sequence}")
     if row is None:
         raise PlanError(f"the sequence {sequence} holds no position")

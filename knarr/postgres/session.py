@@ -189,6 +189,10 @@ class Pools:
         else:
             self._idle[kind].append(connection)
 
+    def resolve(self, alias: str) -> SecretStr:
+        """The address behind an alias, for what is no PostgreSQL server. Raises PlanError where it leads nowhere."""
+        return self._connections.resolve(alias)
+
     def redact(self, text: str) -> str:
         """The text without any address or password that the aliases stand for."""
         return self._connections.redact(text)

@@ -28,7 +28,9 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type,
  ORDER BY a.attnum
 """
 # A batch is small and its keys have an index. Without statistics the planner would read the whole table for each.
-ONLY_BY_INDEX: Final = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+ONLY_BY_INDEX: Final = (
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+)
 ANY_WAY: Final = (
     "SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 )
@@ -107,7 +109,8 @@ INSERT: Final = """
 WITH back AS (
     INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
     SELECT {values}
-      FROM (SELECT before::{table} AS image FROM {planned} WHERE action = 'insert' ORDER BY sequence DESC OFFSET 0) AS {p}
+      FROM (SELECT before::{table} AS image FROM {planned}
+             WHERE action = 'insert' ORDER BY sequence DESC OFFSET 0) AS {p}
     {conflict}
     RETURNING ({table}.*)::text AS row),
 wrong AS (SELECT row FROM back EXCEPT ALL SELECT before FROM {planned} WHERE action = 'insert'),
@@ -183,9 +186,7 @@ class UndoSql:
     def pointed_at(self, referencing: str, pairs: Sequence[tuple[str, str]]) -> str:
         """Whether rows of another table point at rows that are to be deleted."""
         table = qualified(self.mapping.target)
-        pointing = " AND ".join(
-            f'"knarr referencing".{quote(own)} = {table}.{quote(other)}' for own, other in pairs
-        )
+        pointing = " AND ".join(f'"knarr referencing".{quote(own)} = {table}.{quote(other)}' for own, other in pairs)
         return self._sql(POINTED_AT, referencing=referencing, pointing=pointing)
 
     def _sql(self, template: str, **more: str) -> str:

@@ -1,76 +1,33 @@
 """Downstream checks: what those who live on the data must see now, asked again until a deadline, as caches need time.
 
-Three kinds: the JSON of an HTTP endpoint, a query on any other alias held against one on the target, a Python function
-of the plan's author. (A Redis key is what a function can ask for; Knarr brings no client of its own.)
+Four kinds: the JSON of an HTTP endpoint, a query on any other alias held against one on the target, a Redis key, a
+Python function of the plan's author.
 """
 
 import asyncio
 import json
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import JsonValue
 
 from knarr.errors import DataError, PlanError, TransientError
-from knarr.plan.model import Model
+from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.plan.models import CrossCheck
-from knarr.plan.texts import Alias, Duration
 from knarr.plan.units import seconds
 from knarr.postgres.session import Connection, Pools
 from knarr.postgres.transform import load_function
 from knarr.verify.attempt import attempted
 from knarr.verify.cross import check_cross
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
+from knarr.verify.redis import get
 
 LARGEST_ANSWER: Final = 8 * 1024 * 1024  # bytes
 REQUEST_SECONDS: Final = 30.0
-
-
-class Endpoint(Model):
-    """An HTTP endpoint and what its JSON must say at one place."""
-
-    url: str = Field(pattern=r"^https?://", description="without credentials: a plan holds no secret")
-    pointer: str = Field(default="", pattern=r"^(/.*)?$", description="JSON Pointer (RFC 6901) into the answer")
-    equals: JsonValue = Field(description="the value that must be there")
-
-    @model_validator(mode="after")
-    def _without_credentials(self) -> "Endpoint":
-        if "@" in urllib.parse.urlsplit(self.url).netloc:
-            raise ValueError("the URL holds credentials; a plan must not")
-        return self
-
-
-class OtherQuery(Model):
-    """A query on another database, and the query on the target whose answer it must equal."""
-
-    alias: Alias
-    query: str = Field(min_length=1, description="a SELECT on that alias")
-    target: str = Field(min_length=1, description="a SELECT on the target")
-    tolerance: float = Field(default=0.0, ge=0)
-
-
-class DownstreamCheck(Model):
-    """One thing that must be seen downstream: exactly one of `http`, `query` and `function`."""
-
-    name: str = Field(min_length=1)
-    http: Endpoint | None = None
-    query: OtherQuery | None = None
-    function: str | None = Field(
-        default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="called without arguments; gives problems"
-    )
-    within: Duration = Field(default="0s", description="asked again until it holds or this long has passed")
-    every: Duration = Field(default="1s", description="the pause between two tries")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "DownstreamCheck":
-        if sum(kind is not None for kind in (self.http, self.query, self.function)) != 1:
-            raise ValueError("expected exactly one of http, query and function")
-        return self
 
 
 async def check_downstream(
@@ -98,6 +55,10 @@ async def check_downstream(
             return _compared(key, check, found, shown)
         if check.query is not None:
             return await _ask_database(key, check.name, check.query, target, pools, shown)
+        if check.redis is not None:
+            held = await get(pools.resolve(check.redis.alias), check.redis.key)
+            unlike = [] if held == check.redis.equals else [_key_finding(check.name, check.redis.equals, held)]
+            return _result(key, unlike, shown, f"{check.redis.alias} {check.redis.key}: {shorten(held)}")
         problems = await asyncio.to_thread(_ask_function, check.function or "", folder)
         findings = [_finding(check.name, expected="no problem", found=problem) for problem in problems]
         return _result(key, findings, shown, f"{check.function} gave {len(findings)} problems")
@@ -192,6 +153,15 @@ def _ask_function(name: str, folder: Path | None) -> list[str]:
             f"function '{name}' gave {problems!r:.200}, expected a list of problems (texts), empty if there is none"
         )
     return problems
+
+
+def _key_finding(name: str, expected: str | None, found: str | None) -> Finding:
+    nothing = "no such key"
+    return _finding(
+        name,
+        expected=nothing if expected is None else json.dumps(expected),
+        found=nothing if found is None else json.dumps(found),
+    )
 
 
 def _finding(name: str, *, expected: str, found: str) -> Finding:

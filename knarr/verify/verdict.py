@@ -23,10 +23,10 @@ Group = tuple[CheckKind, str, int]
 def expected_checks(
     plan: Plan, mappings: Sequence[ResolvedMapping], partition_counts: Mapping[int, int]
 ) -> list[CheckKey]:
-    """Every check that a verdict needs: parity of each partition, integrity and rules of each mapping, cross checks.
+    """Every check that a verdict needs: parity of each partition, integrity and rules of each mapping, then the plan's.
 
     Args:
-        plan: its `checks`.
+        plan: its `checks` and `downstream`.
         mappings: those that are to be verified.
         partition_counts: number of partitions by the mapping's number. None is taken for one, which will have no
             result: a mapping without partitions was never copied.
@@ -41,6 +41,7 @@ def expected_checks(
         expected.append(CheckKey(kind="integrity", name=mapping.name, mapping=mapping.number))
         expected.extend(CheckKey(kind="rule", name=name, mapping=mapping.number) for name in mapping.rules)
     expected.extend(CheckKey(kind="cross", name=check.name) for check in plan.checks)
+    expected.extend(CheckKey(kind="downstream", name=check.name) for check in plan.downstream)
     return expected
 
 

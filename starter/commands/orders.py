@@ -59,7 +59,7 @@ async def abort(output: Output, run: str, reason: str, actor: str | None, yes: b
 
 @click.command()
 @run_argument
-@click.option("--to", default="start", show_default=True, help="A checkpoint's name, or start.")
+@click.option("--to", default="", help="A checkpoint's name, or start.  [default: the last checkpoint]")
 @reason_option
 @actor_option
 @yes_option
@@ -67,9 +67,10 @@ async def abort(output: Output, run: str, reason: str, actor: str | None, yes: b
 async def rollback(output: Output, run: str, to: str, reason: str, actor: str | None, yes: bool) -> Exit:
     """Take the run back to a checkpoint, or to the start.
 
-    Possible until the run is complete; the rows that came later are removed from the target.
+    Without --to: to the last checkpoint, and `knarr resume` goes forward from there; to the start when there is none,
+    or when the run has moved everything and is kept open. What came later is taken back.
     """
-    question = f"Take {{run}} back to {to}? The rows that came later are removed from the target."
+    question = "Take {run} back to {to}? What came later is taken back."
     return await _give(output, "rollback", run, reason, actor, question=question, yes=yes, to=to)
 
 
@@ -122,13 +123,16 @@ async def _give(
     from knarr.settings import Settings
     from starter import runs
     from starter.connect import connect
-    from starter.ordering import give, this_person
+    from starter.ordering import destination, give, this_person
     from workflows.messages import Order, RollbackOrder
 
     service = await connect(Settings())
     handle = await runs.find(service.client, run)
+    if to == "":
+        to = await destination(handle)
     if question:
-        confirmed(output, question.format(run=handle.id), yes=yes)
+        where = {"": "its last checkpoint", "start": "the start"}.get(to or "", f"checkpoint {to}")
+        confirmed(output, question.format(run=handle.id, to=where), yes=yes)
     who = actor or this_person()
     order = Order(actor=who, reason=reason) if to is None else RollbackOrder(actor=who, reason=reason, to=to)
     answer = await give(handle, action, order)

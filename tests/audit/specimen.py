@@ -262,8 +262,8 @@ def report(*, differs: bool = False) -> ReportData:
             ended_at=entries[-1].at,
         ),
         environment=EnvironmentFacts(
-            source_version="PostgreSQL 18.6",
-            target_version="PostgreSQL 18.6",
+            source_version="18.6",
+            target_version="18.6",
             source_identity="7512345678901234567 legacy",
             target_identity="7512345678907654321 shop",
             knarr_version="0.1.0",

@@ -70,8 +70,8 @@ def mapping(number: int, name: str) -> ResolvedMapping:
 
 
 SURVEY = Survey(
-    source_version="PostgreSQL 18.6",
-    target_version="PostgreSQL 17.2",
+    source_version="18.6",
+    target_version="17.2",
     source_identity="1 legacy",
     target_identity="2 shop",
     mappings=[mapping(0, "customer"), mapping(1, "order")],

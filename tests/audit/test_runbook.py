@@ -54,8 +54,8 @@ def survey(
         estimated_bytes=2_000_000_000,
     )
     return Survey(
-        source_version="PostgreSQL 18.6",
-        target_version="PostgreSQL 18.6",
+        source_version="18.6",
+        target_version="18.6",
         source_identity="1 legacy",
         target_identity="2 shop",
         mappings=[mapping],

@@ -36,7 +36,7 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture(scope="session")
 async def theatre(temporal: TemporalServer, nursery: Nursery) -> AsyncIterator[Theatre]:
     """Two servers that nobody else uses, filled."""
-    source, target = start_cluster(QUIET), start_cluster(SMALL | UNLIKE)
+    source, target = start_cluster(QUIET), start_cluster({**SMALL, **UNLIKE})
     place = Theatre(source, target, nursery, await connect(temporal.address))
     place.build()
     yield place

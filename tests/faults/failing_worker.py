@@ -1,7 +1,7 @@
 """The real worker in a process that a test can kill or hold at a named place.
 
-This process imports everything once and then forks a worker for each line on its standard input, so that a new life of a
-worker costs a tenth of a second. The places are made by wrapping functions of the product here; the product knows
+This process imports everything once and then forks a worker for each line on its standard input, so that a new life
+of a worker costs a tenth of a second. The places are made by wrapping functions of the product here; the product knows
 nothing of them. Two things differ from production: timers are short (heartbeats, retries, sticky queue), and at the
 place that `KNARR_FAULT` names (`<place>|<kill or hold>|<which time>`) the process kills itself or waits for a file.
 """
@@ -110,7 +110,7 @@ def of_key(key: str) -> str:
 
 def make_places() -> None:
     """Wraps what the product calls, in this process alone."""
-    copy.fence = after(copy.fence, lambda *_: "fence passed")  # type: ignore[assignment]
+    copy.fence = after(copy.fence, lambda *_: "fence passed")  # type: ignore[assignment, attr-defined]
     ledger.enter = after(ledger.enter, lambda *_: "ledger row entered")  # type: ignore[assignment]
     copy.copy_partition = after(copy.copy_partition, lambda *_, **__: "after COMMIT")  # type: ignore[assignment]
     sequences._move = before(sequences._move, "sequence remembered")  # type: ignore[assignment]
@@ -163,9 +163,8 @@ def shorten_timers() -> None:
         options["retry_policy"].initial_interval = FIRST_PAUSE
         options["retry_policy"].maximum_interval = LONGEST_PAUSE
     context.SECONDS_BETWEEN_BEATS = 0.5  # type: ignore[misc]
-    worker.Worker = lambda *args, **kwargs: Worker(  # type: ignore[assignment, misc]
-        *args, **(kwargs | {"sticky_queue_schedule_to_start_timeout": STICKY})
-    )
+    quick = functools.partial(Worker, sticky_queue_schedule_to_start_timeout=STICKY)
+    worker.Worker = lambda *args, **given: quick(*args, **(given | quick.keywords))  # type: ignore[attr-defined, assignment]
 
 
 async def work() -> int:

@@ -1,7 +1,7 @@
 """The judge of every fault: what both databases must look like afterwards. It shares no code with what it judges.
 
-It reads tables, catalogues and the knarr schema's tables by its own SQL, over connections of its own, and recomputes the
-audit chain from the format that `knarr/postgres/schema.sql` states. Nothing of the `knarr` package is imported here.
+It reads tables, catalogues and the knarr schema's tables by its own SQL, over connections of its own, and recomputes
+the audit chain from the format that `knarr/postgres/schema.sql` states. Nothing of the package is imported here.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """A TCP proxy that fails on demand: cuts, delays, goes silent, or resets just after a COMMIT went through.
 
-It runs in a thread with a loop of its own, so that a test that blocks does not slow it. A proxy that goes silent is not a
-dropped packet: this machine's kernel still answers keepalives (research/reliability.md, M6), so it is like a peer that froze.
+It runs in a thread with a loop of its own, so that a test that blocks does not slow it. A proxy that goes silent is
+not a dropped packet: this machine's kernel still answers keepalives (research/reliability.md, M6), so it is like a peer
+that froze.
 """
 
 import asyncio
@@ -69,7 +70,12 @@ class Proxy:
 
     def cut(self) -> None:
         """Resets every open connection; new ones are taken."""
-        self._call(lambda: [pipe.reset() for pipe in list(self._pipes)])
+
+        def reset() -> None:
+            for pipe in list(self._pipes):
+                pipe.reset()
+
+        self._call(reset)
 
     def silence(self) -> None:
         """Half-open: nothing more passes on the connections that are open, and they stay open; new ones work."""
@@ -112,10 +118,8 @@ class Proxy:
             server.close()
             for pipe in list(self._pipes):
                 pipe.reset()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            if others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others, timeout=5)
 
         self._loop.run_until_complete(main())
         self._loop.close()
@@ -156,7 +160,7 @@ class Proxy:
             while chunk := await reader.read(CHUNK):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                while pipe.silent or self.silent:
+                while (pipe.silent or self.silent) and not self._stop.is_set():
                     await asyncio.sleep(0.02)
                 writer.write(chunk)
                 await writer.drain()

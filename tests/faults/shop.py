@@ -19,7 +19,7 @@ INSERT INTO public.note (n_text) SELECT 'note ' || n FROM generate_series(1, 40)
 ANALYZE;
 """
 
-# What stands in the target before the run: a table that it fills, whose sequence it moves, and a table it must not touch.
+# What stands in the target before the run: a table that it fills, whose sequence it moves, and what it must not touch.
 TARGET: Final = """
 CREATE SCHEMA shop;
 CREATE TABLE shop.note (
@@ -103,8 +103,8 @@ EXPECTED: Final = [
     Expected(
         "shop.order",
         'SELECT id, customer_id, status, total, placed_on FROM shop."order" ORDER BY id',
-        "SELECT o_id, o_customer, coalesce((ARRAY['open', 'fulfilled'])[nullif(strpos('OF', o_status), 0)], 'pending'), "
-        "o_total, o_date FROM public.orders ORDER BY o_id",
+        "SELECT o_id, o_customer, coalesce((ARRAY['open', 'fulfilled'])[nullif(strpos('OF', o_status), 0)], 'pending')"
+        ", o_total, o_date FROM public.orders ORDER BY o_id",
     ),
     Expected(
         "shop.note",

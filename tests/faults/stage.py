@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
@@ -25,6 +25,9 @@ from tests.saga.scene import Scene, run_script
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 120.0
 DISCARDED: Final = "--exclude-schema=knarr"
+
+Side = Literal["source", "target"]
+By = tuple[Side, int]
 
 _numbers: Final = itertools.count(1)
 
@@ -130,17 +133,20 @@ class Stage:
         """The run's id."""
         return self.scene.run_id
 
-    def worker(self, place: str = "", action: str = "kill", which: int = 1, **addresses: str) -> Worker:
+    def worker(self, place: str = "", action: str = "kill", which: int = 1, *, by: By | None = None) -> Worker:
         """Starts a worker; with a place, one that is killed or held there.
 
         Args:
-            addresses: `source_dsn` or `target_dsn`, where the worker is to go by another way, such as a proxy.
+            by: the side and port of a proxy on the worker's way.
         """
         marks = self.folder / f"worker-{len(self.workers)}"
         marks.mkdir()
+        addresses = {"source": self.scene.source_dsn, "target": self.scene.target_dsn}
+        if by is not None:
+            addresses[by[0]] = through(addresses[by[0]], by[1])
         environment = {
-            "KNARR_CONNECTION_LEGACY": addresses.get("source_dsn", self.scene.source_dsn),
-            "KNARR_CONNECTION_SHOP": addresses.get("target_dsn", self.scene.target_dsn),
+            "KNARR_CONNECTION_LEGACY": addresses["source"],
+            "KNARR_CONNECTION_SHOP": addresses["target"],
             "KNARR_TASK_QUEUE": self.scene.task_queue,
             "KNARR_METRICS_PORT": "0",
             "TEMPORAL_ADDRESS": self.scene.client.service_client.config.target_host,
@@ -150,6 +156,10 @@ class Stage:
         worker = Worker(self.nursery.fork(environment, self.folder / f"worker-{len(self.workers)}.log"), marks)
         self.workers.append(worker)
         return worker
+
+    def dsn(self, side: Side) -> str:
+        """The address of one side."""
+        return self.scene.source_dsn if side == "source" else self.scene.target_dsn
 
     async def ended(self, handle: WorkflowHandle[Any, Any], seconds: float = PATIENCE) -> tuple[str, str]:
         """Waits for the run's end: `completed`, `rolled back`, `aborted` or a failure's type, and its message."""
@@ -172,13 +182,13 @@ class Stage:
         """Whether the run goes on."""
         return (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
 
-    async def judge(self, outcome: str, wanted: oracle.Outcome, **options: Any) -> list[str]:
+    async def judge(self, outcome: str, wanted: oracle.Outcome, *, run_id: str = "", **options: Any) -> list[str]:
         """Ends all workers and tells everything that is not as it must be."""
         for worker in self.workers:
             worker.kill()
         if outcome != wanted:
             return [f"the run ended as {outcome!r}, it must end as {wanted!r}"]
-        return await oracle.violations(self.before, self.run_id, wanted, **options)
+        return await oracle.violations(self.before, run_id or self.run_id, wanted, **options)
 
     def close(self) -> None:
         """Ends what still runs and drops the case's database."""
@@ -257,7 +267,7 @@ class Theatre:
 def through(dsn: str, port: int) -> str:
     """The same address by way of a proxy on this machine."""
     parts = urlsplit(dsn)
-    return cast(str, parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl())
+    return parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
 
 
 async def play(

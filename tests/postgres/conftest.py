@@ -6,6 +6,7 @@ import pytest
 
 from knarr.local.cluster import Cluster
 from knarr.postgres.session import Connection, connect
+from tests.postgres.occupied import Occupied
 from tests.postgres.specimens import Run, claimed
 
 
@@ -42,3 +43,9 @@ async def shared(second_cluster: Cluster) -> AsyncIterator[Connection]:
     yield connection
     await connection.close()
     second_cluster.drop_database("shared")
+
+
+@pytest.fixture
+def occupied(run: Run, second_cluster: Cluster) -> Occupied:
+    """A run whose target table has rows of its own."""
+    return Occupied(run, second_cluster)

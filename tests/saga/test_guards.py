@@ -98,9 +98,7 @@ async def attempts(scene: Scene, child: str) -> list[int]:
 
 
 @pytest.mark.parametrize("errors", [1, 5])
-async def test_too_many_failed_attempts_take_the_run_back(
-    errors: int, scene: Scene, second_cluster: Cluster
-) -> None:
+async def test_too_many_failed_attempts_take_the_run_back(errors: int, scene: Scene, second_cluster: Cluster) -> None:
     """One partition that fails more than it may, or several together: `errors 1` is met by one, `errors 5` by two."""
     before = dump(second_cluster, scene.target_dsn)
     limits = {"partition_size": "256KiB", "lock_timeout": "300ms"}

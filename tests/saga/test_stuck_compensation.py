@@ -99,9 +99,7 @@ async def test_unwinding_is_not_interrupted_by_another_order(first: str, scene: 
     )
 
 
-async def test_a_run_that_takes_itself_back_is_not_interrupted_either(
-    scene: Scene, second_cluster: Cluster
-) -> None:
+async def test_a_run_that_takes_itself_back_is_not_interrupted_either(scene: Scene, second_cluster: Cluster) -> None:
     before = dump(second_cluster, scene.target_dsn)
     async with scene.worker():
         handle = await scene.start(pause_before=["verify"])

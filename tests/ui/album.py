@@ -58,6 +58,8 @@ def shot(
         url=url,
         ready=ready,
         framed=framed or [],
+        follow="",
+        arrived="",
         stored=stored or {},
         colours="light",
         width=1600,

@@ -66,11 +66,14 @@ async def at_work(scene: Scene, album: Album) -> None:
     child = scene.client.get_workflow_handle(f"{AT_WORK}/shop.order")
     async with locked(scene.source_dsn, "public.orders"):
         await scene.order(handle, "resume")
+        link = await album.page_of("stuck-link", handle, "user-metadata", ["Current Details"], ["at work"])
+        link["follow"], link["arrived"] = "shop.order", f"{AT_WORK}/shop.order"
         await album.take(
             await album.page_of("stuck-timeline", handle, "timeline", ["shop.customer"]),
             await album.page_of("stuck-user-metadata", handle, "user-metadata", ["Current Details"], ["copying"]),
             await album.page_of("stuck-child-pending", child, "pending-activities", ["lock"]),
             await album.page_of("stuck-child-timeline", child, "timeline", ["partition 1 of"]),
+            link,
         )
     await scene.until(handle, "paused")
     await album.take(

@@ -54,10 +54,11 @@ def take(browser: Browser, folder: Path, shot: Shot) -> None:
     try:
         page.goto(shot["url"], wait_until="domcontentloaded")
         for text in shot["ready"]:
-            # Hidden copies of a menu match first.
-            found = page.get_by_text(text).filter(visible=True).first
-            expect(found).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
+            see(page, text)
         wait_for_frames(page, shot["framed"])
+        if shot["follow"]:
+            follow(page, shot["follow"])
+            see(page, shot["arrived"])
         page.evaluate("document.fonts.ready")
     finally:
         # Also of a page that did not become ready: it says why.
@@ -73,6 +74,22 @@ def only_this_machine(route: Route) -> None:
         route.continue_()
     else:
         route.abort()
+
+
+def see(page: Page, text: str) -> None:
+    """Wait until a text can be seen; hidden copies of a menu come before what is on the page."""
+    found = page.get_by_text(text).filter(visible=True).first
+    expect(found).to_be_visible(timeout=PATIENCE_SECONDS * 1_000)
+
+
+def follow(page: Page, link: str) -> None:
+    """Click a link in whichever frame has it."""
+    for frame in page.frames:
+        found = frame.get_by_role("link", name=link)
+        if found.count():
+            found.first.click()
+            return
+    raise LookupError(f"no frame of {page.url} has the link {link!r}")
 
 
 def wait_for_frames(page: Page, texts: list[str]) -> None:

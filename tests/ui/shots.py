@@ -7,13 +7,16 @@ class Shot(TypedDict):
     """One picture: its name, the page, and texts that must be seen on it before it is taken.
 
     `stored` is put into the browser's local storage first; `framed` must be seen in a frame of the page, where the
-    Web UI draws markdown; `whole` takes all of the page instead of what fits a screen.
+    Web UI draws markdown; `follow` is a link in such a frame: the picture is of the page that it leads to, once that
+    shows `arrived`. `whole` takes all of a page instead of what fits a screen.
     """
 
     name: str
     url: str
     ready: list[str]
     framed: list[str]
+    follow: str
+    arrived: str
     stored: dict[str, str]
     colours: Literal["light", "dark"]
     width: int

@@ -11,9 +11,10 @@ from typing import Final
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.postgres.session import Connection, Pools
 from knarr.settings import Connections
-from knarr.verify.downstream import DownstreamCheck, Endpoint, OtherQuery, check_downstream
+from knarr.verify.downstream import check_downstream
 
 MODULES: Final = itertools.count(1)
 Answer = Callable[[int], tuple[int, bytes]]

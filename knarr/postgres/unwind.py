@@ -1,0 +1,180 @@
+"""Taking a run back from what the target's knarr schema knows of it, when its workflow is gone.
+
+The same effects in the same order as the saga's compensations, and by the same functions. Every step holds when it is
+done already, so an unwinding that was killed is begun again; nothing is asked of Temporal here.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from knarr.audit import chain
+from knarr.plan.models import Plan
+from knarr.plan.resolved import ResolvedMapping, Stage
+from knarr.postgres import lease, mappings, objects, remove, runs, sequences
+from knarr.postgres.failures import classified
+from knarr.postgres.lease import Lease, fenced, transaction
+from knarr.postgres.selection import phase_predicate
+from knarr.postgres.session import Connection
+
+LAST: Final[tuple[Stage, ...]] = ("foreign keys",)
+AFTER_ROWS: Final[tuple[Stage, ...]] = ("keys", "indexes", "constraints")
+BEFORE_ROWS: Final[tuple[Stage, ...]] = ("before", "table")
+
+UNSEAL: Final = "UPDATE knarr.run SET state = 'running' WHERE run_id = $1 AND state = 'sealed'"
+REMOVE_CHECKPOINTS: Final = "DELETE FROM knarr.checkpoint WHERE run_id = $1 RETURNING name"
+WITHDRAW: Final = "UPDATE knarr.verdict SET withdrawn = true WHERE run_id = $1 AND NOT withdrawn RETURNING phase"
+
+
+class Unwound(BaseModel):
+    """What an unwinding took back; zeros where an earlier one, or the run itself, had done so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    objects: int
+    sequences: int
+    verdicts: int
+
+
+async def unwind(
+    target: Connection,
+    source: Connection,
+    run_id: str,
+    *,
+    actor: str,
+    reason: str,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Unwound:
+    """Takes everything back that the run did to the target, and closes its record as 'rolled back'.
+
+    The epoch is raised first: whatever still writes for the run, a frozen worker or a workflow that somebody started
+    again, can't commit from then on.
+
+    Args:
+        source: the run's source; keys of a phase are read from it again.
+        on_step: told what is being done, for people.
+
+    Raises:
+        PlanError: the run is not known here, something outside the run depends on what it made, or a privilege lacks.
+        LostLease: the run has completed and let go of the target; one that was rolled back gives zeros.
+        DataError: rows are not as the run left them; the message names the table. What was taken back stays so.
+        TransientError: a server was in the way.
+    """
+    record = await runs.load_run(target, run_id)
+    if record.state in ("rolled back", "aborted"):
+        return Unwound(rows=0, objects=0, sequences=0, verdicts=0)
+    standing = await lease.read_lease(target, run_id)
+    on_step("ending whatever still writes")
+    body: dict[str, object] = {
+        "action": "unwind",
+        "actor": actor,
+        "reason": reason,
+        "accepted": True,
+        "answer": "taking everything back from the ledger, without Temporal",
+    }
+    with classified("recording the unwinding"):
+        async with transaction(target):
+            await chain.append(target, run_id, f"unwind/{standing.epoch}", "operator", body)
+    held = await lease.raise_epoch(target, run_id, reason="knarr doctor --unwind")
+    unwinding = _Unwinding(target, source, run_id, held, record.plan, on_step)
+    verdicts = await unwinding.withdraw()
+    resolved = await mappings.load_mappings(target, run_id)
+    dropped = rows = moved = 0
+    for mapping in reversed(resolved):
+        dropped += await unwinding.drop(mapping.number, mapping.name, LAST)
+    for phase in reversed(unwinding.phases):
+        for mapping in reversed(resolved):
+            moved += await unwinding.reset_sequences(mapping, phase)
+            if unwinding.is_first(mapping, phase):
+                # Later phases are found by key, and want its index.
+                dropped += await unwinding.drop(mapping.number, mapping.name, AFTER_ROWS)
+            rows += await unwinding.remove_rows(mapping, phase)
+    for mapping in reversed(resolved):
+        dropped += await unwinding.drop(mapping.number, mapping.name, BEFORE_ROWS)
+    dropped += await unwinding.drop(objects.OF_THE_RUN, "the run", BEFORE_ROWS)
+    on_step("releasing the tables")
+    await lease.release(target, run_id, "rolled back")
+    return Unwound(rows=rows, objects=dropped, sequences=moved, verdicts=verdicts)
+
+
+class _Unwinding:
+    """One unwinding: its connections and its lease, and the steps that it is made of."""
+
+    def __init__(
+        self,
+        target: Connection,
+        source: Connection,
+        run_id: str,
+        held: Lease,
+        plan: Plan,
+        on_step: Callable[[str], None],
+    ) -> None:
+        self._target = target
+        self._source = source
+        self._run_id = run_id
+        self._lease = held
+        self._plan = plan
+        self._on_step = on_step
+        self.phases: Final = [phase.phase for phase in plan.rollout]
+
+    def is_first(self, mapping: ResolvedMapping, phase: str) -> bool:
+        """Whether this is the first phase that has rows of the mapping: its keys were built after them."""
+        having = [name for name in self.phases if phase_predicate(mapping, self.phases, name) is not None]
+        return having[:1] == [phase]
+
+    async def withdraw(self) -> int:
+        """The seal, the checkpoints and the verdicts no longer stand; returns how many verdicts stood."""
+        self._on_step("withdrawing the verdicts")
+        with classified("withdrawing the verdicts"):
+            async with fenced(self._target, self._lease, limits=self._plan.limits):
+                await self._target.execute(UNSEAL, self._run_id)
+                checkpoints = await self._target.fetch(REMOVE_CHECKPOINTS, self._run_id)
+                verdicts = await self._target.fetch(WITHDRAW, self._run_id)
+                summary = f"{len(verdicts)} verdicts withdrawn, {len(checkpoints)} checkpoints removed"
+                await self._record("verify", summary)
+        return len(verdicts)
+
+    async def drop(self, mapping: int, name: str, stages: tuple[Stage, ...]) -> int:
+        """Objects of one mapping, or of the run, newest first; each is audited where it is dropped."""
+        self._on_step(f"{name}: dropping {', '.join(stages)}")
+        return await objects.drop_objects(
+            self._target, self._lease, self._run_id, mapping, list(stages), limits=self._plan.limits
+        )
+
+    async def reset_sequences(self, mapping: ResolvedMapping, phase: str) -> int:
+        """Sequences stand again where they stood before the phase."""
+        reset = await sequences.reset_sequences(
+            self._target, self._lease, self._run_id, mapping.number, phase, limits=self._plan.limits
+        )
+        if reset:
+            self._on_step(f"{mapping.name}: {reset} sequences set back")
+            with classified("recording the sequences"):
+                async with fenced(self._target, self._lease):
+                    await self._record("sequences", f"{reset} set back", mapping=mapping, phase=phase)
+        return reset
+
+    async def remove_rows(self, mapping: ResolvedMapping, phase: str) -> int:
+        """The phase's rows of one mapping, with their ledger rows; audited there."""
+        self._on_step(f"{mapping.name}: taking back the rows of phase {phase}")
+        return await remove.remove_rows(
+            self._target,
+            self._source,
+            self._lease,
+            self._run_id,
+            mapping,
+            phase,
+            self.phases,
+            limits=self._plan.limits,
+        )
+
+    async def _record(
+        self, step: str, summary: str, *, mapping: ResolvedMapping | None = None, phase: str = ""
+    ) -> None:
+        body: dict[str, object] = {"step": step, "outcome": "done", "summary": summary}
+        body |= {"mapping": mapping.number} if mapping else {}
+        body |= {"phase": phase} if phase else {}
+        number = mapping.number if mapping else -1
+        key = f"unwind/{step}/{number}/{phase}/{self._lease.epoch}"
+        await chain.append(self._target, self._run_id, key, "compensation", body)

@@ -1,0 +1,65 @@
+"""Asking a Redis server for one string: the few lines of its protocol that a check needs, without a client library."""
+
+import asyncio
+import ssl
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from knarr.errors import DataError, PlanError, TransientError
+
+SECONDS: Final = 10.0
+LARGEST_VALUE: Final = 8 * 1024 * 1024  # bytes
+
+
+async def get(address: SecretStr, key: str) -> str | None:
+    """The string under a key; None when there is no such key.
+
+    Args:
+        address: redis://[user:password@]host[:port][/database], or rediss:// for TLS.
+        key: the key's name.
+
+    Raises:
+        PlanError: the address is none of a Redis server.
+        DataError: the server refuses, or the key holds something other than a string.
+        TransientError: nobody answered in time.
+    """
+    parts = urlsplit(address.get_secret_value())
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise PlanError("a downstream check names a connection that is no Redis server", hint="redis://host:port/0")
+    secure = ssl.create_default_context() if parts.scheme == "rediss" else None
+    where = f"Redis at {parts.hostname}:{parts.port or 6379}"
+    try:
+        async with asyncio.timeout(SECONDS):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=secure)
+            try:
+                if parts.password:
+                    user = [unquote(parts.username)] if parts.username else []
+                    await _ask(reader, writer, where, "AUTH", *user, unquote(parts.password))
+                if database := parts.path.strip("/"):
+                    await _ask(reader, writer, where, "SELECT", database)
+                return await _ask(reader, writer, where, "GET", key)
+            finally:
+                writer.close()
+                await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        raise TransientError(f"{where} did not answer: {type(error).__name__}") from error
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str, *words: str) -> str | None:
+    encoded = [word.encode() for word in words]
+    writer.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
+    await writer.drain()
+    line = (await reader.readuntil(b"\r\n"))[:-2]
+    kind, rest = line[:1], line[1:].decode(errors="replace")
+    if kind == b"+":
+        return rest
+    if kind == b"$":
+        length = int(rest)
+        if length < 0:
+            return None
+        if length > LARGEST_VALUE:
+            raise DataError(f"{where} answered {words[0]} with {length} bytes")
+        return (await reader.readexactly(length + 2))[:-2].decode(errors="surrogateescape")
+    raise DataError(f"{where} refused {words[0]}: {rest}", hint="a downstream check reads a key that holds a string")

@@ -1,0 +1,111 @@
+"""What `knarr doctor` looks at in Temporal: server, namespace, search attributes, workers, and runs gone astray."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeTaskQueueRequest,
+    GetSystemInfoRequest,
+)
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from knarr.local.temporal import SEARCH_ATTRIBUTES
+from knarr.postgres.health import HeldLease
+from starter.checkup import Line
+from starter.connect import Service
+from starter.exits import Exit
+
+# A worker asks for work again after at most a minute; the server remembers it for five.
+POLLED_WITHIN_SECONDS: Final = 75.0
+
+
+async def look_at_service(service: Service, task_queue: str) -> list[Line]:
+    """The server, the namespace, what a run writes there, and who works.
+
+    Raises:
+        RPCError: the server stopped answering.
+    """
+    client = service.client
+    info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    lines = [Line("ok", "Temporal", f"server {info.server_version} at {service.address}")]
+    try:
+        described = await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace)
+        )
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        fix = f"temporal operator namespace create -n {client.namespace}; or set TEMPORAL_NAMESPACE"
+        return [*lines, Line("fail", "namespace", f"there is no namespace {client.namespace}", fix, Exit.UNREACHABLE)]
+    kept = described.config.workflow_execution_retention_ttl.ToTimedelta()
+    lines.append(Line("ok", "namespace", f"{client.namespace}, keeps histories for {kept.total_seconds() / 3600:g} h"))
+    return [*lines, await _search_attributes(client), await _workers(client, task_queue)]
+
+
+async def _search_attributes(client: Client) -> Line:
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    missing = sorted(SEARCH_ATTRIBUTES.keys() - known.custom_attributes.keys())
+    if not missing:
+        return Line("ok", "search attributes", ", ".join(sorted(SEARCH_ATTRIBUTES)))
+    names = " ".join(f"--name {name} --type Keyword" for name in missing)
+    fix = f"knarr start adds them if it may, else: temporal operator search-attribute create {names}"
+    return Line("warn", "search attributes", f"missing: {', '.join(missing)}", fix)
+
+
+async def _workers(client: Client, task_queue: str) -> Line:
+    now = datetime.now(UTC)
+    recent: set[str] = set()
+    for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
+        queue = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace, task_queue=TaskQueue(name=task_queue), task_queue_type=kind
+            )
+        )
+        recent |= {
+            poller.identity
+            for poller in queue.pollers
+            if (now - poller.last_access_time.ToDatetime(UTC)).total_seconds() < POLLED_WITHIN_SECONDS
+        }
+    if recent:
+        return Line("ok", "workers", f"{len(recent)} on task queue {task_queue}: {', '.join(sorted(recent)[:3])}")
+    found = f"nobody has asked task queue {task_queue} for work within {POLLED_WITHIN_SECONDS:.0f} s"
+    return Line("warn", "workers", found, "knarr worker; or set KNARR_TASK_QUEUE to the workers' queue")
+
+
+async def fate(client: Client, run_id: str) -> str:
+    """What Temporal says of a run: `running`, how it ended, or `not known`."""
+    try:
+        description = await client.get_workflow_handle(run_id).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return "not known"
+        raise
+    if description.status is None or description.status is WorkflowExecutionStatus.RUNNING:
+        return "running"
+    return description.status.name.lower().replace("_", " ")
+
+
+async def look_at_lease(client: Client | None, alias: str, held: HeldLease) -> Line:
+    """One run that holds tables: is anybody there who will let go of them?"""
+    subject = f"{alias}: lease of {held.run_id}"
+    what = (
+        f"{len(held.tables)} tables, {held.rows:,} rows, {held.objects} objects, since {held.started_at:%Y-%m-%d %H:%M}"
+    )
+    if client is None:
+        return Line("warn", subject, f"{what} UTC; Temporal can't be asked about it", "let Temporal answer first")
+    found = await fate(client, held.run_id)
+    if found == "running":
+        return Line("ok", subject, f"{what} UTC; its workflow is running")
+    if found == "not known":
+        why = f"Temporal (namespace {client.namespace}) does not know its workflow: deleted, lost, or elsewhere"
+    else:
+        why = f"its workflow has ended ({found}) and did not let go"
+    fix = f"knarr doctor --unwind {held.run_id} --target {alias} takes it back from the ledger"
+    return Line("fail", subject, f"orphaned: {what} UTC; {why}", fix, Exit.WAITING)

@@ -1,0 +1,558 @@
+"""Taking a merge back: every row as it was, exactly once, and nothing of what others did meanwhile without a word."""
+
+import asyncio
+import random
+
+import asyncpg
+import pytest
+
+from knarr.audit import chain
+from knarr.errors import DataError, LostLease, TransientError
+from knarr.plan.resolved import Partition
+from knarr.postgres import ledger, lease
+from knarr.postgres.undo import Undone, drop_undo_log
+from tests.postgres.occupied import TAKEN, Occupied, merging
+from tests.postgres.specimens import column
+from tests.verify import everything
+
+PIECES = [
+    Partition(mapping=0, number=0, lower=None, upper=["40"], estimated_rows=0),
+    Partition(mapping=0, number=1, lower=["40"], upper=["90"], estimated_rows=0),
+    Partition(mapping=0, number=2, lower=["90"], upper=None, estimated_rows=0),
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knarr.postgres.undo.BATCH", 7)
+
+
+async def merged(occupied: Occupied, *, extra: str = "") -> None:
+    """All partitions of the usual merge, which also deletes; what was there before is `occupied.dump()` before it."""
+    item = merging(delete_missing=True)
+    await occupied.prepare(item, pieces=PIECES, target=TAKEN + extra)
+    for piece in PIECES:
+        await occupied.move(item, partition=piece)
+
+
+async def test_a_merge_taken_back_leaves_the_table_as_it_was(occupied: Occupied) -> None:
+    item = merging(delete_missing=True)
+    await occupied.prepare(item, pieces=PIECES)
+    before = occupied.dump()
+    for piece in PIECES:
+        await occupied.move(item, partition=piece)
+    assert await occupied.log() == {"insert": 50, "update": 25, "delete": 50}
+
+    undone = await occupied.undo(item)
+
+    assert (undone.entries, undone.kept) == (125, 0)
+    assert "100 rows with checksum" in undone.proof
+    assert occupied.dump() == before
+    assert await occupied.log() == {}
+    assert await ledger.phase_totals(occupied.target, occupied.run.run_id, 0) == {}
+    last = (await chain.read(occupied.target, occupied.run.run_id))[-1]
+    assert last.kind == "compensation"
+    assert "125 changes taken back; the table holds 100 rows with checksum" in last.body
+
+
+async def test_taking_back_nothing_is_nothing_and_twice_is_once(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    before = occupied.dump()
+
+    assert await occupied.undo(item) == Undone()
+    await occupied.move(item)
+    assert (await occupied.undo(item)).entries == 75
+    assert await occupied.undo(item) == Undone()
+
+    assert occupied.dump() == before
+
+
+async def test_an_empty_partition_is_taken_back(occupied: Occupied) -> None:
+    item = merging(where="t.id > 1000")
+    await occupied.prepare(item)
+    before = occupied.dump()
+    await occupied.move(item)
+
+    assert (await occupied.undo(item)).entries == 0
+
+    assert occupied.dump() == before
+    assert await ledger.phase_totals(occupied.target, occupied.run.run_id, 0) == {}
+
+
+async def test_what_was_taken_back_can_be_merged_and_taken_back_again(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    before = occupied.dump()
+
+    for attempt in (1, 2, 3):
+        await occupied.move(item, attempt=attempt)
+        await occupied.undo(item)
+
+    assert occupied.dump() == before
+
+
+async def test_a_phase_is_taken_back_and_the_earlier_one_stays(occupied: Occupied) -> None:
+    occupied.phases = ["canary", "all"]
+    item = merging(delete_missing=True, phases={"canary": "t.id % 2 = 0"})
+    await occupied.prepare(item)
+    at_start = occupied.dump()
+    await occupied.move(item, phase="canary")
+    at_canary = await occupied.rows()
+    await occupied.move(item, phase="all")
+    # The sequence may have moved on for good when rows are merged; only the last undo puts it back.
+
+    undone = await occupied.undo(item, phase="all")
+    assert await occupied.rows() == at_canary
+    assert "125 rows" in undone.proof
+
+    await occupied.undo(item, phase="canary")
+    assert occupied.dump() == at_start
+
+
+TYPES_AT_SOURCE = everything.TYPES + everything.create(primary_key=True).replace("everything", "given")
+TYPES_AT_TARGET = everything.TYPES + everything.create(primary_key=True).replace("everything", "taken")
+
+
+async def test_every_type_comes_back_as_it_was(occupied: Occupied) -> None:
+    """Each row of the target is overwritten with other values of every type, or deleted, and comes back."""
+    for connection, script in ((occupied.run.source, TYPES_AT_SOURCE), (occupied.target, TYPES_AT_TARGET)):
+        await connection.execute("SET search_path = public, pg_temp")
+        await connection.execute(script)
+        await connection.execute("RESET search_path")
+    choice = random.Random(4)
+    texts = everything.rows(40, choice)
+    shifted = [[str(number), *texts[(number + 1) % 40][1:]] for number in range(10, 60)][:40]
+    for connection, table, rows in ((occupied.run.source, "given", shifted), (occupied.target, "taken", texts)):
+        await connection.executemany(everything.insert().replace("everything", f"public.{table}"), rows)
+    columns = [column("id", "integer")] + [
+        column(
+            name, kind if kind not in ("mood", "mood[]", "point3", "price", "word") else f"public.{kind}"
+        ).model_copy(update={"category": "other"})
+        for name, kind in everything.COLUMN_TYPES.items()
+    ]
+    item = merging(columns=columns, delete_missing=True).model_copy(update={"binary": False})
+    await occupied.prepare(item, source="", target="")
+    before = occupied.dump()
+
+    outcome = await occupied.move(item)
+    assert (outcome.inserted, outcome.updated, outcome.deleted) == (10, 30, 10)
+    assert occupied.dump() != before
+    undone = await occupied.undo(item)
+
+    assert undone.entries == 50
+    assert occupied.dump() == before
+
+
+async def test_a_composite_key_finds_its_rows(occupied: Occupied) -> None:
+    columns = [column("at", "timestamp with time zone"), column("label", "character(4)"), column("value", "integer")]
+    item = merging(columns=columns, key=["at", "label"], delete_missing=True)
+    table = (
+        "CREATE TABLE public.{0} (at timestamptz, label char(4), value integer, PRIMARY KEY (at, label));"
+        "INSERT INTO public.{0} VALUES "
+    )
+    await occupied.prepare(
+        item,
+        source=table.format("given") + "('2024-01-01 12:00+01', 'a', 1), ('infinity', 'b', 2)",
+        target=table.format("taken") + "('2024-01-01 11:00+00', 'a', 7), ('0044-03-15 BC', 'it''s', NULL)",
+    )
+    before = occupied.dump()
+
+    outcome = await occupied.move(item)
+    assert (outcome.inserted, outcome.updated, outcome.deleted) == (1, 1, 1)
+    await occupied.undo(item)
+
+    assert occupied.dump() == before
+
+
+async def test_a_table_that_points_at_itself_is_taken_back_in_one_batch(occupied: Occupied) -> None:
+    item = merging(columns=[column("id", "integer"), column("boss", "integer")], delete_missing=True)
+    table = (
+        "CREATE TABLE public.{0} (id integer PRIMARY KEY, boss integer REFERENCES public.{0}); INSERT INTO public.{0} "
+    )
+    await occupied.prepare(
+        item,
+        source=table.format("given") + "SELECT n, CASE WHEN n > 1 THEN 61 - n END FROM generate_series(1, 60) AS n",
+        target=table.format("taken") + "SELECT n, nullif(n, 100) - n + 100 FROM generate_series(50, 100) AS n",
+    )
+    before = occupied.dump()
+
+    outcome = await occupied.move(item)
+    assert (outcome.inserted, outcome.updated, outcome.deleted) == (49, 11, 40)
+    await occupied.undo(item)
+
+    assert occupied.dump() == before
+
+
+async def test_unique_values_that_wander_from_row_to_row_come_back(occupied: Occupied) -> None:
+    item = merging(columns=[column("id", "integer"), column("mail", "text")], delete_missing=True)
+    table = "CREATE TABLE public.{0} (id integer PRIMARY KEY, mail text UNIQUE); INSERT INTO public.{0} VALUES "
+    await occupied.prepare(
+        item,
+        source=table.format("given") + "(2, 'b'), (3, 'a'), (4, 'd')",
+        target=table.format("taken") + "(1, 'a'), (2, 'b2'), (4, 'd')",
+    )
+    before = occupied.dump()
+
+    await occupied.move(item)
+    await occupied.undo(item)
+
+    assert occupied.dump() == before
+
+
+# Exactly once, whatever dies.
+
+
+async def _kill(connection: asyncpg.Connection, name: str, after: float) -> None:
+    await asyncio.sleep(after)
+    await connection.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", name)
+
+
+@pytest.mark.faults
+async def test_an_undo_whose_backend_is_killed_again_and_again_takes_everything_back_once(occupied: Occupied) -> None:
+    item = merging(delete_missing=True)
+    rows = "INSERT INTO public.{0} {1} SELECT n, '{2} ' || n, n FROM generate_series({3}) AS n;"
+    await occupied.prepare(
+        item,
+        source="CREATE TABLE public.given (id integer PRIMARY KEY, name text, score numeric);"
+        + rows.format("given", "", "new", "1000, 4000"),
+        target=TAKEN + rows.format("taken", "(id, name, score) OVERRIDING SYSTEM VALUE", "old", "101, 3000"),
+    )
+    before = occupied.dump()
+    await occupied.move(item)
+    choice, kills = random.Random(7), 0
+    async with occupied.run.reconnect() as killer:
+        while True:
+            connection = await occupied.run.open("victim")
+            killing = asyncio.create_task(_kill(killer, "victim", choice.uniform(0.01, 0.4)))
+            try:
+                await occupied.undo(item, connection=connection, raised=False)
+                killing.cancel()
+                break
+            except TransientError:
+                kills += 1
+            finally:
+                await asyncio.gather(killing, return_exceptions=True)
+
+    assert kills > 3
+    assert occupied.dump() == before
+    assert await occupied.log() == {}
+
+
+async def test_two_undos_at_once_take_everything_back_once(occupied: Occupied) -> None:
+    await merged(occupied)
+    item = merging(delete_missing=True)
+    other = await occupied.run.open("other")
+
+    results = await asyncio.gather(
+        occupied.undo(item, raised=False), occupied.undo(item, raised=False, connection=other), return_exceptions=True
+    )
+
+    # The later one ends the earlier one's backend: whoever lost is retried.
+    assert all(isinstance(result, Undone | TransientError) for result in results)
+    async with occupied.run.reconnect() as third:
+        await occupied.undo(item, raised=False, connection=third)
+        assert await third.fetchval("SELECT count(*) FROM public.taken WHERE note = 'theirs'") == 100
+        assert await third.fetchval("SELECT count(*) FROM public.taken") == 100
+        assert await third.fetchval("SELECT sum(entries) FROM knarr.undone") == 125
+
+
+async def test_a_stale_writer_takes_nothing_back(occupied: Occupied) -> None:
+    await merged(occupied)
+    await lease.raise_epoch(occupied.target, occupied.run.run_id)
+
+    with pytest.raises(LostLease):
+        await occupied.undo(merging(delete_missing=True), raised=False)
+
+    assert await occupied.log() == {"insert": 50, "update": 25, "delete": 50}
+
+
+# What others did meanwhile.
+
+CHANGES = (
+    "UPDATE public.taken SET note = 'changed' WHERE id = 120;"  # a row that we inserted
+    "UPDATE public.taken SET score = -1 WHERE id = 80;"  # one that we updated
+    "DELETE FROM public.taken WHERE id = 81;"  # another
+    "INSERT INTO public.taken (id, name) OVERRIDING SYSTEM VALUE VALUES (5, 'again')"  # one that we deleted
+)
+
+
+async def changed(occupied: Occupied) -> list[tuple[object, ...]]:
+    """A merge, then somebody else's changes; returns the rows that there were before."""
+    item = merging(delete_missing=True)
+    await occupied.prepare(item)
+    rows = await occupied.rows("id, name, score, note")
+    await occupied.move(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute(CHANGES)
+    return rows
+
+
+async def test_rows_that_somebody_else_changed_stop_the_undo_by_name(
+    occupied: Occupied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knarr.postgres.undo.BATCH", 1000)
+    await changed(occupied)
+    rows = await occupied.rows()
+
+    with pytest.raises(DataError) as stopped:
+        await occupied.undo(merging(delete_missing=True))
+
+    message = str(stopped.value)
+    assert "4 rows of public.taken were changed by somebody else since the run wrote them" in message
+    for part in ("(120) changed", "(80) changed", "(81) deleted", "(5) inserted again", "knarr.decide('run-1'"):
+        assert part in message
+    assert await occupied.rows() == rows
+    assert await occupied.log() == {"insert": 50, "update": 25, "delete": 50}
+
+
+async def test_theirs_are_kept_and_all_else_is_taken_back(occupied: Occupied) -> None:
+    before = {row[0]: row for row in await changed(occupied)}
+
+    undone = await occupied.undo(merging(delete_missing=True), changed_since="keep theirs")
+
+    theirs = {
+        120: (120, "new 120", None, "changed"),
+        80: (80, "new 80", -1, "theirs"),
+        5: (5, "again", None, "ours"),
+    }
+    expected = before | theirs
+    del expected[81]
+    assert {row[0]: row for row in await occupied.rows("id, name, score, note")} == expected
+    assert (undone.entries, undone.kept) == (125, 4)
+    assert "and 3 rows that somebody else has written since" in undone.proof
+    decisions = [one.body for one in await chain.read(occupied.target, "run-1") if "changed by somebody" in one.body]
+    assert sum(body.count(" rows of public.taken were changed") for body in decisions) == len(decisions) > 1
+    assert all("they stay as they are" in body and "changed_since: keep theirs" in body for body in decisions)
+    assert "(81) deleted" in "".join(decisions)
+
+
+async def test_ours_are_restored_over_theirs_and_the_table_is_as_it_was(occupied: Occupied) -> None:
+    before = await changed(occupied)
+
+    undone = await occupied.undo(merging(delete_missing=True), changed_since="restore ours")
+
+    assert await occupied.rows("id, name, score, note") == before
+    assert undone.kept == 0
+    assert "100 rows" in undone.proof
+    assert undone.proof.endswith("as it must be")
+    decisions = [one.body for one in await chain.read(occupied.target, "run-1") if "changed by somebody" in one.body]
+    assert all("they become again what they were" in body for body in decisions)
+
+
+async def test_a_person_decides_when_the_undo_has_stopped(occupied: Occupied) -> None:
+    before = await changed(occupied)
+    item = merging(delete_missing=True)
+    with pytest.raises(DataError, match="changed by somebody else"):
+        await occupied.undo(item)
+    async with occupied.run.reconnect() as person:
+        for wrong in (("run-1", "keep ours", "ann", "x"), ("run-2", "stop", "ann", "x"), ("run-1", "stop", "ann", "")):
+            with pytest.raises(asyncpg.PostgresError):
+                await person.execute("SELECT knarr.decide($1, $2, $3, $4)", *wrong)
+        await person.execute("SELECT knarr.decide('run-1', 'restore ours', 'ann', 'told \"the\" owner')")
+
+    await occupied.undo(item, raised=False)
+
+    assert await occupied.rows("id, name, score, note") == before
+    entries = await chain.read(occupied.target, "run-1")
+    [decision] = [entry for entry in entries if entry.kind == "operator"]
+    assert '"action":"decide","actor":"ann"' in decision.body
+    assert chain.check_chain(entries, await chain.read_head(occupied.target, "run-1"), []) == []
+
+
+async def test_a_row_of_ours_that_is_gone_is_what_it_was(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    before = await occupied.rows()
+    await occupied.move(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("DELETE FROM public.taken WHERE id = 120")
+
+    undone = await occupied.undo(item)
+
+    assert await occupied.rows() == before
+    assert undone.proof.endswith("as it must be")
+
+
+async def test_their_new_rows_stay_and_the_rest_is_proved(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    rows = await occupied.rows()
+    await occupied.move(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("INSERT INTO public.taken (id, name) OVERRIDING SYSTEM VALUE VALUES (900, 'guest')")
+
+    undone = await occupied.undo(item)
+
+    assert [row for row in await occupied.rows() if row[0] != 900] == rows
+    assert "100 rows with checksum" in undone.proof
+    assert "and 1 rows that somebody else has written since" in undone.proof
+
+
+async def test_a_row_that_they_changed_and_we_never_touched_leaves_the_whole_unproved_and_says_so(
+    occupied: Occupied,
+) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("UPDATE public.taken SET note = 'busy' WHERE id = 3")
+
+    undone = await occupied.undo(item)
+
+    assert "can't be proved as a whole" in undone.proof
+    assert await occupied.rows("id, note", "id IN (3, 80)") == [(3, "busy"), (80, "theirs")]
+
+
+async def test_a_row_that_they_changed_before_we_did_comes_back_as_theirs(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("UPDATE public.taken SET note = 'busy' WHERE id = 80")
+    await occupied.move(item)
+
+    undone = await occupied.undo(item)
+
+    assert await occupied.rows("id, name, note", "id = 80") == [(80, "old 80", "busy")]
+    assert "(1 rows of theirs were met)" in undone.proof
+
+
+async def test_a_lost_row_without_anybody_to_explain_it_is_a_finding_with_both_figures(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("DELETE FROM public.taken WHERE id = 3")
+
+    with pytest.raises(DataError, match=r"it holds 99 rows with checksum -?\d+, expected 100 with checksum -?\d+"):
+        await occupied.undo(item)
+
+    assert list(await ledger.phase_totals(occupied.target, occupied.run.run_id, 0)) == ["all"]
+    assert await occupied.log() == {}
+
+
+async def test_a_changed_value_without_anybody_to_explain_it_is_a_finding(occupied: Occupied) -> None:
+    """The oracle of the proof itself: a damaged undo log is seen, whoever damaged it."""
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    await occupied.target.execute("UPDATE knarr.undo SET before = replace(before, 'theirs', 'hers') WHERE key = '{80}'")
+
+    with pytest.raises(DataError, match="is not what it was"):
+        await occupied.undo(item)
+
+
+async def test_entries_that_are_missing_from_the_log_are_missed(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    assert await drop_undo_log(occupied.target, occupied.run.lease, occupied.run.run_id) == 75
+
+    with pytest.raises(DataError, match="made 75 changes .* the undo log had 0"):
+        await occupied.undo(item)
+
+
+async def test_a_table_with_other_columns_is_refused(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    await occupied.target.execute("ALTER TABLE public.taken ADD COLUMN extra text")
+
+    with pytest.raises(DataError, match="the undo log holds rows of the former"):
+        await occupied.undo(item)
+
+
+async def test_a_row_that_a_new_trigger_changes_is_not_taken_for_restored(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    await occupied.target.execute(
+        "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN NEW.note := NEW.note || ''!''; RETURN NEW; END';"
+        "CREATE TRIGGER f BEFORE UPDATE ON public.taken FOR EACH ROW EXECUTE FUNCTION public.f()"
+    )
+
+    with pytest.raises(DataError, match="did not become what they were"):
+        await occupied.undo(item)
+
+
+async def test_rows_elsewhere_are_never_deleted_by_a_cascade(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    await occupied.target.execute(
+        "CREATE TABLE public.pointing (own bigint REFERENCES public.taken ON DELETE CASCADE);"
+        "INSERT INTO public.pointing VALUES (120)"
+    )
+
+    with pytest.raises(DataError, match=r"rows of (public\.)?pointing point at rows of public\.taken"):
+        await occupied.undo(item)
+
+    assert await occupied.target.fetchval("SELECT count(*) FROM public.pointing") == 1
+
+
+# Sequences.
+
+
+async def surrogate(occupied: Occupied) -> list[str]:
+    """A merge by a natural key into a table whose own id is drawn from a sequence."""
+    item = merging(columns=[column("name", "text")], key=["name"])
+    await occupied.prepare(
+        item,
+        target="CREATE TABLE public.taken (id serial PRIMARY KEY, name text NOT NULL UNIQUE);"
+        "INSERT INTO public.taken (name) SELECT 'new ' || n FROM generate_series(41, 60) AS n",
+    )
+    before = occupied.dump()
+    await occupied.move(item)
+    assert await occupied.target.fetchval("SELECT max(id) FROM public.taken") == 110
+    return before
+
+
+async def test_a_sequence_that_the_merge_drew_from_stands_where_it_stood(occupied: Occupied) -> None:
+    before = await surrogate(occupied)
+
+    await occupied.undo(merging(columns=[column("name", "text")], key=["name"]))
+
+    assert occupied.dump() == before
+
+
+async def test_a_sequence_that_others_drew_from_since_stays(occupied: Occupied) -> None:
+    await surrogate(occupied)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("INSERT INTO public.taken (name) VALUES ('guest')")
+
+    await occupied.undo(merging(columns=[column("name", "text")], key=["name"]))
+
+    assert await occupied.target.fetchval("SELECT last_value FROM public.taken_id_seq") == 111
+    assert "sequences that others have drawn from stay" in (await chain.read(occupied.target, "run-1"))[-1].body
+
+
+async def test_dropping_the_log_drops_it_in_batches(occupied: Occupied, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knarr.postgres.undo.DROP_BATCH", 10)
+    await merged(occupied)
+
+    assert await drop_undo_log(occupied.target, occupied.run.lease, occupied.run.run_id) == 125
+    assert await drop_undo_log(occupied.target, occupied.run.lease, occupied.run.run_id) == 0
+
+
+async def test_a_change_that_commits_while_the_merge_waits_for_its_row_is_the_one_that_comes_back(
+    occupied: Occupied,
+) -> None:
+    """The pre-image is what the merge overwrites, not what it saw when it began."""
+    item = merging()
+    await occupied.prepare(item)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%knarr_matched%'"
+    async with occupied.run.reconnect() as somebody, occupied.run.reconnect() as watching:
+        busy = somebody.transaction()
+        await busy.start()
+        await somebody.execute("UPDATE public.taken SET note = 'busy' WHERE id = 90")
+        moving = asyncio.create_task(occupied.move(item))
+        async with asyncio.timeout(20):
+            while not await watching.fetchval(waits):
+                await asyncio.sleep(0.01)
+        await busy.commit()
+        await moving
+
+    assert await occupied.rows("id, name, note", "id = 90") == [(90, "new 90", "busy")]
+    await occupied.undo(item)
+    assert await occupied.rows("id, name, note", "id = 90") == [(90, "old 90", "busy")]
