@@ -6,7 +6,7 @@ from activities.context import lease_of, source_of, target_of, working
 from activities.models import CompensationInput, MappingInput, RunContext, RunInput, StepResult
 from activities.trail import compensated, stepped
 from knarr.plan.resolved import DatabaseObject, Stage
-from knarr.postgres import mappings, objects, sequences
+from knarr.postgres import before, mappings, objects, sequences
 from knarr.postgres.lease import fenced
 from knarr.postgres.session import Connection
 
@@ -18,13 +18,18 @@ WHOLE_RUN = -1
 
 @activity.defn
 async def create_tables(given: RunInput) -> StepResult:
-    """Schemas, types and bare tables, each in a transaction of its own that also records it."""
+    """Schemas, types and bare tables, each in a transaction of its own that also records it.
+
+    Of tables that have rows already it records what they hold, for the proof that a rollback gives.
+    """
     run = given.run
     async with working("create", run), target_of(run) as target:
         surveyed = await mappings.load_survey(target, run.run_id)
         made = await _create(target, run, WHOLE_RUN, surveyed.objects, BEFORE_ROWS)
         for mapping in surveyed.mappings:
             made += await _create(target, run, mapping.number, mapping.objects, BEFORE_ROWS)
+            if mapping.occupied:
+                await before.record(target, lease_of(run), run.run_id, mapping)
         async with fenced(target, lease_of(run)):
             head = await stepped(target, run, "create", f"{made} schemas, types and tables")
         return StepResult(count=made, head=head)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Final
 
 import asyncpg
@@ -12,8 +13,8 @@ from temporalio.exceptions import ApplicationError
 
 from activities.models import Message, RunContext
 from knarr.errors import KnarrError, PlanError, TransientError
-from knarr.postgres.failures import classify
-from knarr.postgres.lease import Lease
+from knarr.postgres.failures import classified, classify
+from knarr.postgres.lease import Lease, attempt_lock
 from knarr.postgres.session import Connection, Pools
 from knarr.telemetry import metrics
 from knarr.telemetry.scrub import scrub
@@ -29,6 +30,9 @@ UNEXPECTED_ATTEMPTS: Final = 3
 LONGEST_MESSAGE: Final = 2_000
 
 _pools: Pools | None = None
+
+# Each attempt runs in a context of its own. Its later connections must not end its earlier ones.
+_older_ended: ContextVar[bool] = ContextVar("older_ended", default=False)
 
 
 def use(pools: Pools) -> None:
@@ -53,8 +57,13 @@ async def source_of(run: RunContext) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def target_of(run: RunContext) -> AsyncIterator[Connection]:
-    """A connection to the run's target."""
+    """A connection to the run's target, after ending those of this activity's older attempts, which may be frozen."""
+    info = activity.info()
     async with pools().acquire(run.target) as connection:
+        with classified("ending older attempts"):
+            older = info.attempt > 1 and not _older_ended.get()
+            await attempt_lock(connection, f"{info.workflow_run_id}/{info.activity_id}", end_others=older)
+            _older_ended.set(True)
         yield connection
 
 

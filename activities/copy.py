@@ -6,7 +6,7 @@ from activities.context import lease_of, pools, source_of, target_of, working
 from activities.models import CompensationInput, CopyInput, CopyProgress, CopyResult, StepResult
 from activities.trail import compensated
 from knarr.audit.chain import AuditHead
-from knarr.postgres import copy, mappings, partitions, remove
+from knarr.postgres import copy, mappings, merge, partitions, remove, undo
 from knarr.postgres.lease import fenced
 from knarr.telemetry import metrics
 
@@ -62,7 +62,8 @@ async def copy_partitions(given: CopyInput) -> CopyResult:
                     attempt=activity.info().attempt,
                     limits=plan.limits,
                 )
-                outcome = await copy.copy_partition(
+                move = merge.merge_partition if mapping.occupied else copy.copy_partition
+                outcome = await move(
                     source, target, job, moving.on_progress, reconnect=lambda: pools().acquire(run.target)
                 )
             rows += outcome.rows
@@ -91,18 +92,29 @@ async def remove_rows(given: CompensationInput) -> StepResult:
     ):
         mapping = await mappings.load_mapping(target, run.run_id, number)
         plan = await mappings.load_plan(target, run.run_id)
-        removed = await remove.remove_rows(
-            target,
-            source,
-            lease_of(run),
-            run.run_id,
-            mapping,
-            given.phase,
-            [phase.phase for phase in plan.rollout],
-            limits=plan.limits,
-        )
-        async with fenced(target, lease_of(run)):
-            head = await compensated(
-                target, run, "copy", f"{mapping.name}: {removed:,} rows removed", mapping=number, phase=given.phase
+        if mapping.occupied:
+            undone = await undo.undo_phase(
+                target,
+                lease_of(run),
+                run.run_id,
+                mapping,
+                given.phase,
+                changed_since=plan.rollback.changed_since,
+                limits=plan.limits,
             )
-        return StepResult(count=removed, head=head)
+            count, summary = undone.entries, f"{mapping.name}: {undone.entries:,} changes taken back"
+        else:
+            count = await remove.remove_rows(
+                target,
+                source,
+                lease_of(run),
+                run.run_id,
+                mapping,
+                given.phase,
+                [phase.phase for phase in plan.rollout],
+                limits=plan.limits,
+            )
+            summary = f"{mapping.name}: {count:,} rows removed"
+        async with fenced(target, lease_of(run)):
+            head = await compensated(target, run, "copy", summary, mapping=number, phase=given.phase)
+        return StepResult(count=count, head=head)

@@ -15,8 +15,8 @@ class Message(BaseModel):
 class PlanDocument(Message):
     """A plan as canonical JSON with its SHA-256. It crosses once, at the start; later only references do."""
 
-    canonical: str
     digest: str
+    canonical: str
 
 
 class RunContext(Message):
@@ -82,6 +82,7 @@ class SurveyResult(Message):
 
     mappings: list[MappingSummary]
     cross_checks: list[str]
+    downstream_checks: list[str] = Field(default_factory=list)
     warnings: int
     head: AuditHead
 
@@ -155,6 +156,25 @@ class VerdictSummary(Message):
     first_findings: list[str] = Field(description="at most five, one line each; keys and columns, values shortened")
     digest: str
     head: AuditHead
+    repairable: list[int] = Field(default_factory=list, description="mappings with unlike rows that can be rewritten")
+
+
+class RepairInput(Message):
+    """Rows that one round of verification found unlike, by mapping."""
+
+    run: RunContext
+    phase: str
+    round: int
+    mappings: list[int]
+
+
+class RepairResult(Message):
+    """How many partitions were repaired, how many rows rewritten in them, and which mappings could not be mended."""
+
+    partitions: int
+    rows: int
+    failed: list[str] = Field(default_factory=list, description="mapping: why; one line each")
+    head: AuditHead | None = None
 
 
 class CheckpointInput(Message):

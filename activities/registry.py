@@ -18,12 +18,15 @@ from activities.claim import claim_target, end_run, release_target
 from activities.copy import copy_partitions, remove_rows
 from activities.decide import record_decision
 from activities.guard import check_guards
+from activities.repair import repair_rows
 from activities.seal import record_checkpoint, remove_checkpoint, request_cancel, seal_run, unseal_run
 from activities.survey import discard_survey, survey_databases
 from activities.undo import raise_epoch
+from activities.undo_log import drop_undo_log
 from activities.verify import (
     conclude_verification,
     verify_cross_check,
+    verify_downstream,
     verify_integrity,
     verify_partitions,
     verify_rules,
@@ -54,12 +57,15 @@ def all_activities(pools: Pools) -> list[Callable[..., Any]]:
         verify_integrity,
         verify_rules,
         verify_cross_check,
+        verify_downstream,
+        repair_rows,
         conclude_verification,
         withdraw_verdict,
         record_checkpoint,
         remove_checkpoint,
         seal_run,
         unseal_run,
+        drop_undo_log,
         end_run,
         request_cancel,
         check_guards,

@@ -7,7 +7,7 @@ from activities.models import CheckpointInput, CompensationInput, RunInput, Step
 from activities.trail import compensated, stepped
 from knarr.audit import chain
 from knarr.errors import DataError
-from knarr.postgres import runs
+from knarr.postgres import mappings, runs
 from knarr.postgres.lease import fenced
 from knarr.verify import results
 
@@ -45,6 +45,12 @@ async def seal_run(given: RunInput) -> StepResult:
         if verdict is None or verdict.withdrawn:
             raise DataError(
                 f"run {run.run_id} has no verdict that stands", hint="verification must run before the seal"
+            )
+        last = (await mappings.load_plan(target, run.run_id)).rollout[-1].phase
+        if verdict.phase != last:
+            raise DataError(
+                f"the newest verdict of run {run.run_id} is about phase {verdict.phase}, the last phase is {last}",
+                hint="verification of the last phase must run before the seal",
             )
         if not verdict.passed and not await runs.was_skipped(target, run.run_id):
             raise DataError(f"the verdict of run {run.run_id} did not pass", hint="see knarr report")

@@ -47,6 +47,7 @@ async def survey_databases(given: RunInput) -> SurveyResult:
         return SurveyResult(
             mappings=[summary(mapping, count[mapping.number], phases) for mapping in surveyed.mappings],
             cross_checks=[check.name for check in plan.checks],
+            downstream_checks=[check.name for check in plan.downstream],
             warnings=len(warnings),
             head=head,
         )

@@ -2,9 +2,10 @@
 
 from typing import Final
 
+import structlog
 from temporalio import activity
 
-from activities.context import lease_of, source_of, target_of, working
+from activities.context import lease_of, pools, source_of, target_of, working
 from activities.models import (
     CompensationInput,
     StepResult,
@@ -14,14 +15,19 @@ from activities.models import (
     VerifyResult,
 )
 from activities.trail import compensated
+from knarr.audit.signing import key_of_environment
 from knarr.plan.resolved import STAGES
 from knarr.postgres import mappings, partitions, runs
 from knarr.postgres.lease import fenced
+from knarr.postgres.repair import can_be_repaired
 from knarr.postgres.selection import moved_predicate
 from knarr.telemetry import metrics
 from knarr.telemetry.scrub import scrub
-from knarr.verify import cross, integrity, parity, results, rules, verdict
+from knarr.verify import cross, downstream, integrity, parity, results, rules, verdict
 from knarr.verify.models import CheckKey, CheckResult, Finding
+from knarr.verify.pace import Pace
+
+log = structlog.get_logger(__name__)
 
 FINDINGS_IN_HISTORY: Final = 5
 
@@ -38,6 +44,9 @@ class _Comparing:
     def on_progress(self, rows: int) -> None:
         self._rows = rows
 
+    def on_hold(self) -> None:
+        log.info("holding: verification.pause_while says that the server is busy")
+
     def details(self) -> VerifyProgress:
         return VerifyProgress(mapping=self._mapping, partition=self._partition, rows=self._rows)
 
@@ -51,11 +60,14 @@ async def verify_partitions(given: VerifyInput) -> VerifyResult:
         async with target_of(run) as target:
             mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
             plan = await mappings.load_plan(target, run.run_id)
+        pace = Pace(plan, pools(), comparing.on_hold)
         for number in range(given.first, given.last + 1):
-            async with source_of(run) as source, target_of(run) as target:
-                key = CheckKey(kind="parity", name=mapping.name, mapping=mapping.number, partition=number)
+            key = CheckKey(kind="parity", name=mapping.name, mapping=mapping.number, partition=number)
+            async with target_of(run) as target:
                 result = await results.done(target, run.run_id, given.phase, given.round, key)
-                if result is None:
+            if result is None:
+                await pace.until_quiet()
+                async with source_of(run) as source, target_of(run) as target:
                     partition = await partitions.load_partition(target, run.run_id, mapping.number, number)
                     result = await parity.compare_partition(
                         source,
@@ -68,8 +80,9 @@ async def verify_partitions(given: VerifyInput) -> VerifyResult:
                         on_progress=comparing.on_progress,
                     )
                     result = await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
-                    metrics.partition_verified(run.plan, result.target_rows or 0, result.findings_total)
-                found.append(result)
+                metrics.partition_verified(run.plan, result.target_rows or 0, result.findings_total)
+                await pace.after(result.source_rows or 0, result.seconds)
+            found.append(result)
         return told(found)
 
 
@@ -119,6 +132,21 @@ async def verify_cross_check(given: VerifyInput) -> VerifyResult:
 
 
 @activity.defn
+async def verify_downstream(given: VerifyInput) -> VerifyResult:
+    """One thing that consumers of the data must see; asked again until the check's own deadline."""
+    run = given.run
+    async with working("verify", run), target_of(run) as target:
+        plan = await mappings.load_plan(target, run.run_id)
+        check = next(check for check in plan.downstream if check.name == given.check)
+        key = CheckKey(kind="downstream", name=check.name)
+        result = await results.done(target, run.run_id, given.phase, given.round, key)
+        if result is None:
+            result = await downstream.check_downstream(check, target, pools(), shown=plan.limits.findings)
+            result = await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
+        return told([result])
+
+
+@activity.defn
 async def conclude_verification(given: VerifyInput) -> VerdictSummary:
     """Derives the verdict from what is stored, and from nothing else: what was not computed counts as failed."""
     run = given.run
@@ -132,9 +160,12 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
             mapping.number: await partitions.count_partitions(target, run.run_id, mapping.number) for mapping in moved
         }
         is_last = given.phase == phases[-1]
-        expected = verdict.expected_checks(plan if is_last else plan.model_copy(update={"checks": []}), moved, counts)
+        due = plan if is_last else plan.model_copy(update={"checks": [], "downstream": []})
+        expected = verdict.expected_checks(due, moved, counts)
         computed = await results.load(target, run.run_id, given.phase, given.round)
-        concluded = verdict.conclude(
+        # A retry may come after a verdict that was stored: the first stands.
+        stored = await results.load_verdict(target, run.run_id, given.phase, given.round)
+        concluded = stored or verdict.conclude(
             expected=expected,
             results=computed,
             run_id=run.run_id,
@@ -149,7 +180,7 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
             source_identity=record.survey.source_identity if record.survey else "",
             target_identity=record.survey.target_identity if record.survey else "",
         )
-        head = await results.store_verdict(target, lease_of(run), concluded)
+        head = await results.store_verdict(target, lease_of(run), concluded, key_of_environment())
         by_weight = sorted(
             computed, key=lambda result: KINDS.index(result.kind) if result.kind in KINDS else len(KINDS)
         )
@@ -163,6 +194,15 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
             first_findings=[scrub(finding) for finding in findings[:FINDINGS_IN_HISTORY]],
             digest=concluded.digest,
             head=head,
+            repairable=[
+                mapping.number
+                for mapping in moved
+                if can_be_repaired(mapping)
+                and any(
+                    (result.kind, result.mapping, result.outcome) == ("parity", mapping.number, "failed")
+                    for result in computed
+                )
+            ],
         )
 
 

@@ -6,7 +6,8 @@ from typing import Final, Literal
 
 from knarr.errors import KnarrError
 from knarr.plan.models import Plan
-from knarr.plan.names import parse_source, write_table
+from knarr.plan.names import parse_source
+from knarr.plan.resolved import TableName
 from knarr.postgres import health, schema
 from knarr.postgres.session import Connection, connect
 from knarr.postgres.survey.environment import OLDEST
@@ -36,14 +37,14 @@ class Wanted:
     alias: str
     is_source: bool = False
     is_target: bool = False
-    tables: tuple[str, ...] = ()
+    tables: tuple[TableName, ...] = ()
     schemas: tuple[str, ...] = ()
 
 
 def wanted_by(plan: Plan) -> list[Wanted]:
     """The aliases of a plan: source, target, and where its guards ask."""
     sources = [parse_source(mapping.source) for mapping in plan.mappings]
-    tables = tuple(dict.fromkeys(write_table(name.table_name) for name in sources if name.table_name is not None))
+    tables = tuple(dict.fromkeys(name.table_name for name in sources if name.table_name is not None))
     schemas = tuple(dict.fromkeys(mapping.target_schema for mapping in plan.mappings))
     both = plan.source == plan.target
     found = [Wanted(plan.source, is_source=True, is_target=both, tables=tables, schemas=schemas if both else ())]
@@ -119,14 +120,14 @@ async def _privileges(connection: Connection, wanted: Wanted, server: health.Ser
     subject, role = f"{wanted.alias}: privileges", server.role
     found: list[Line] = []
     if wanted.is_source:
-        missing, unreadable = await health.unreadable(connection, list(wanted.tables))
+        missing, unreadable = await health.unreadable(connection, wanted.tables)
         if missing:
             found.append(Line("fail", subject, f"no such table: {_some(missing)}", "knarr check PLAN", Exit.USAGE))
         if unreadable:
             fix = f"GRANT SELECT ON {_some(unreadable)} TO {role}"
             found.append(Line("fail", subject, f"role {role} may not read {_some(unreadable)}", fix, Exit.USAGE))
     if wanted.is_target:
-        missing, closed = await health.closed_schemas(connection, list(wanted.schemas))
+        missing, closed = await health.closed_schemas(connection, wanted.schemas)
         if closed:
             fix = f"GRANT USAGE, CREATE ON SCHEMA {_some(closed)} TO {role}"
             found.append(Line("fail", subject, f"role {role} may not make tables in {_some(closed)}", fix, Exit.USAGE))

@@ -108,4 +108,6 @@ async def look_at_lease(client: Client | None, alias: str, held: HeldLease) -> L
     else:
         why = f"its workflow has ended ({found}) and did not let go"
     fix = f"knarr doctor --unwind {held.run_id} --target {alias} takes it back from the ledger"
+    if held.state == "sealed":
+        fix += f"; it was proved and sealed, so --complete {held.run_id} may let it stand instead"
     return Line("fail", subject, f"orphaned: {what} UTC; {why}", fix, Exit.WAITING)

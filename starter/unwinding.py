@@ -1,20 +1,22 @@
-"""Taking a run back without Temporal: finding it, making sure that nobody still runs it, and asking."""
+"""Ending a run without Temporal: finding it, making sure that nobody still runs it, asking, and doing it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import click
 
 from knarr.errors import KnarrError
 from knarr.postgres import runs
-from knarr.postgres.session import Connection, connect
-from knarr.postgres.unwind import Unwound, unwind
+from knarr.postgres.session import connect
+from knarr.postgres.unwind import let_stand, unwind
 from knarr.settings import Connections, Settings
 from starter.connect import connect as connect_to_temporal
 from starter.exits import Exit
 from starter.failures import StarterError
+from starter.ordering import this_person
 from starter.output import Output
 from starter.service_checkup import fate
+
+NAME = "knarr doctor"
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,21 @@ class Lost:
     """A run as its target knows it."""
 
     run_id: str
-    plan: str
     source: str
     target: str
     state: str
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants of a run, and how surely."""
+
+    taken_back: bool
+    reason: str
+    actor: str | None
+    force: bool
+    yes: bool
+    typed: str
 
 
 async def find(connections: Connections, run_id: str, alias: str | None) -> Lost:
@@ -37,7 +50,7 @@ async def find(connections: Connections, run_id: str, alias: str | None) -> Lost
     asked: list[str] = []
     for name in [alias] if alias else connections.aliases:
         try:
-            connection = await connect(connections.resolve(name), application_name="knarr doctor", read_only=True)
+            connection = await connect(connections.resolve(name), application_name=NAME, read_only=True)
         except KnarrError as error:
             asked.append(f"{name} ({connections.redact(error.message)})")
             continue
@@ -45,7 +58,7 @@ async def find(connections: Connections, run_id: str, alias: str | None) -> Lost
             asked.append(name)
             if await runs.is_known(connection, run_id):
                 record = await runs.load_run(connection, run_id)
-                return Lost(run_id, record.plan.name, record.plan.source, name, record.state)
+                return Lost(run_id, record.plan.source, name, record.state)
         finally:
             await connection.close()
     raise StarterError(
@@ -55,7 +68,27 @@ async def find(connections: Connections, run_id: str, alias: str | None) -> Lost
     )
 
 
-async def still_running(settings: Settings, run_id: str) -> str:
+async def end(output: Output, settings: Settings, connections: Connections, lost: Lost, wish: Wish) -> Exit:
+    """Takes the run back, or lets it stand, when nobody runs it any more and the person is sure.
+
+    Raises:
+        StarterError: exit 5, it has ended or somebody still runs it; exit 6, not confirmed.
+        KnarrError: as `unwind` and `let_stand`.
+    """
+    if wish.taken_back and lost.state == "completed":
+        message = f"run {lost.run_id} has completed: it let go of {lost.target} and can't be taken back"
+        raise StarterError(Exit.REFUSED, message, hint=f"what it did: knarr report {lost.run_id}")
+    doubt = await _still_running(settings, lost.run_id)
+    _confirm(output, lost, wish, doubt)
+    told, document = await (_take_back if wish.taken_back else _let_stand)(output, connections, lost, wish)
+    output.result(told)
+    if doubt:
+        output.result(f"next: make sure that nothing goes on with it: temporal workflow terminate -w {lost.run_id}")
+    output.document("run ended", {"run_id": lost.run_id, "target": lost.target, **document})
+    return Exit.DONE
+
+
+async def _still_running(settings: Settings, run_id: str) -> str:
     """Why the run may still be at work, in a sentence; empty when Temporal says that it is not."""
     try:
         service = await connect_to_temporal(settings)
@@ -66,53 +99,67 @@ async def still_running(settings: Settings, run_id: str) -> str:
     return ""
 
 
-def confirm(output: Output, lost: Lost, doubt: str, *, force: bool, yes: bool, typed: str) -> None:
-    """Asks before anything is taken back; with doubts only a typed run id will do.
-
-    Raises:
-        StarterError: exit 5, there are doubts and no --force; exit 6, not confirmed.
-    """
-    if doubt and not force:
+def _confirm(output: Output, lost: Lost, wish: Wish, doubt: str) -> None:
+    """Asks before anything is done; with doubts only a typed run id will do."""
+    if doubt and not wish.force:
         raise StarterError(
             Exit.REFUSED,
             doubt,
             hint="if you are sure that nobody runs it any more: --force, and type the run's id (--yes --confirm RUN)",
         )
     question = f"Take back everything that {lost.run_id} did to {lost.target}, from the ledger there?"
+    if not wish.taken_back:
+        question = f"Let everything stand that {lost.run_id} did to {lost.target}? It can't be taken back then."
     if not output.interactive:
-        if not yes or (doubt and typed != lost.run_id):
+        if not wish.yes or (doubt and wish.typed != lost.run_id):
             needed = f"--yes --confirm {lost.run_id}" if doubt else "--yes"
             raise StarterError(
                 Exit.UNCONFIRMED, f"{question} There is no terminal to ask on.", hint=f"say {needed} if that is so"
             )
-        return
-    if doubt:
+    elif doubt:
         output.say(f"warning: {doubt}")
-        if typed != lost.run_id and click.prompt(f"{question}\nType the run's id", err=True) != lost.run_id:
+        typed = wish.typed or click.prompt(f"{question}\nType the run's id", err=True)
+        if typed != lost.run_id:
             raise StarterError(Exit.UNCONFIRMED, "that is not the run's id; nothing was done")
-    elif not yes and not click.confirm(question, err=True):
+    elif not wish.yes and not click.confirm(question, err=True):
         raise StarterError(Exit.UNCONFIRMED, "not confirmed; nothing was done")
 
 
-async def take_back(
-    connections: Connections, lost: Lost, *, actor: str, reason: str, on_step: Callable[[str], None]
-) -> Unwound:
-    """Unwinds the run on connections of its own.
-
-    Raises:
-        KnarrError: as `knarr.postgres.unwind.unwind`.
-    """
-    name = "knarr doctor --unwind"
-    target = await connect(connections.resolve(lost.target), application_name=name)
+async def _take_back(
+    output: Output, connections: Connections, lost: Lost, wish: Wish
+) -> tuple[str, dict[str, int | str]]:
+    target = await connect(connections.resolve(lost.target), application_name=NAME)
     try:
-        source = await _source(connections, lost, name)
+        source = await connect(connections.resolve(lost.source), application_name=NAME, read_only=True)
         try:
-            return await unwind(target, source, lost.run_id, actor=actor, reason=reason, on_step=on_step)
+            done = await unwind(
+                target,
+                source,
+                lost.run_id,
+                actor=wish.actor or this_person(),
+                reason=wish.reason or "its workflow is gone",
+                on_step=output.say,
+            )
         finally:
             await source.close()
     finally:
         await target.close()
+    told = (
+        f"{lost.run_id} is taken back: {done.rows:,} rows, {done.objects} objects, {done.sequences} sequences, "
+        f"{done.verdicts} verdicts withdrawn. The target is what it was before."
+    )
+    return told, {"state": "rolled back", **done.model_dump(mode="json")}
 
 
-async def _source(connections: Connections, lost: Lost, name: str) -> Connection:
-    return await connect(connections.resolve(lost.source), application_name=name, read_only=True)
+async def _let_stand(
+    output: Output, connections: Connections, lost: Lost, wish: Wish
+) -> tuple[str, dict[str, int | str]]:
+    target = await connect(connections.resolve(lost.target), application_name=NAME)
+    try:
+        dropped = await let_stand(
+            target, lost.run_id, actor=wish.actor or this_person(), reason=wish.reason or "its workflow is gone"
+        )
+    finally:
+        await target.close()
+    told = f"{lost.run_id} stands: its tables are free, {dropped:,} entries of the undo log are dropped."
+    return told, {"state": "completed", "undo_entries_dropped": dropped}

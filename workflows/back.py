@@ -11,10 +11,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.models import Compensation, CompensationInput, EndInput, RunInput, StepResult
     from activities.seal import request_cancel
     from activities.undo import raise_epoch
+    from activities.undo_log import drop_undo_log
     from workflows.conduct import Conduct
     from workflows.controls import Turn
     from workflows.messages import Moved
-    from workflows.policies import BRIEF, COMPENSATION
+    from workflows.policies import BRIEF, COMPENSATION, LONG
 
 REFUSED: Final = ("ClaimRefused", "SurveyRefused")
 
@@ -95,8 +96,15 @@ async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
 
 
 async def complete(conduct: Conduct) -> None:
-    """Writes the last entry of the audit trail and gives up the lease: the run can no longer be taken back."""
+    """Drops the undo log, writes the last entry of the audit trail and gives up the lease.
+
+    From here on the run can no longer be taken back: orders are refused, and a cancellation comes too late.
+    """
     await conduct.stop_watchers()
+    conduct.completing = True
+    conduct.view.show("completed", step="dropping the undo log")
+    dropped = RunInput(run=conduct.run)
+    await workflow.execute_activity(drop_undo_log, dropped, summary="drop the undo log", **LONG)
     ended = EndInput(run=conduct.run, state="completed")
     await workflow.execute_activity(end_run, ended, summary="completed", **BRIEF)
 

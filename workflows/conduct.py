@@ -51,6 +51,7 @@ class Conduct:
         self.pause_before = list(before.pause_before if before else pause_before)
         self.round = before.round if before else 0
         self.skipped: list[str] = list(before.skipped if before else [])
+        self.completing = False
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
         self._checkpoint = ""

@@ -14,6 +14,7 @@ LONGEST_MESSAGE: Final = 400
 ROWS_SHOWN: Final = 12
 LINKS_SHOWN: Final = 3
 NAME_WIDTH: Final = 22
+GOING_BACK: Final = frozenset({"unwinding", "rolled back", "aborted", "refused"})
 # What moves first, then what waits for its turn, then what is done.
 RANK: Final = {"copying": 0, "building": 0, "waiting": 1}
 _ACTIVE: Final = re.compile(r"([\\`*_\[\]<>])")
@@ -58,6 +59,8 @@ def _quiet(message: str) -> str:
 
 def _copied(progress: Progress) -> str:
     rows = sum(mapping.rows for mapping in progress.mappings)
+    if progress.status.state in GOING_BACK:
+        return f"**{counted(rows, 'copied row')}** still on the target" if rows else "no copied row is on the target"
     total = sum(mapping.estimated_rows for mapping in progress.mappings)
     share = min(1.0, rows / total) if total else 1.0
     parts = [f"**{share:.0%} copied** · {rows:,} of about {total:,} rows"]

@@ -127,10 +127,10 @@ class MigrationInput(Message):
     plan_name: str
     source: str
     target: str
-    plan: PlanDocument
     pause_before: list[str] = Field(
         default_factory=list, description="steps before which the run pauses: copy, verify, seal"
     )
+    plan: PlanDocument  # the Web UI shows fields in this order, and this one fills its box
     resumed: "Resumed | None" = None
 
 
@@ -183,6 +183,7 @@ class VerificationInput(Message):
     round: int
     mappings: list[MappingSummary]
     cross_checks: list[str]
+    downstream_checks: list[str] = Field(default_factory=list)
     window: int = Field(ge=1)
     paused: bool = False
     next_unit: int = 0

@@ -193,7 +193,10 @@ class MigrationWorkflow(TakesOrders):
                 timeout_summary="deadline of the plan",
             )
         except asyncio.CancelledError:
-            controls.turn_back("abort", "temporal", "cancellation was requested")
+            if self.conduct.completing:
+                await shielded(until_over(forward))
+            else:
+                controls.turn_back("abort", "temporal", "cancellation was requested")
         except TimeoutError:
             deadline = self.conduct.settings.deadline_seconds
             if not self.conduct.saga.is_done("seal"):

@@ -3,10 +3,12 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.models import Compensation, SurveyResult, VerdictSummary
+    from activities.models import Compensation, RepairInput, RepairResult, SurveyResult, VerdictSummary
+    from activities.repair import repair_rows
     from knarr.wording import counted
     from workflows.conduct import Conduct
     from workflows.messages import VerificationInput
+    from workflows.policies import LONG
     from workflows.settings import PhaseSettings
     from workflows.verification import VerificationWorkflow
 
@@ -26,7 +28,12 @@ def difference(verdict: VerdictSummary) -> str:
 
 
 async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings) -> None:
-    """All that has been moved, on both sides. A difference rolls back, or a person decides if the plan says so."""
+    """All that has been moved, on both sides.
+
+    What follows a difference is the plan's choice: the unlike rows are rewritten and all is verified again, a bounded
+    number of times; then, or at once, everything is taken back, or a person decides.
+    """
+    repairs = 0
     while True:
         await conduct.gate("verify")
         conduct.view.show("running", step="verify")
@@ -42,11 +49,32 @@ async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettin
         conduct.view.judged(verdict)
         if verdict.passed:
             return
+        if verdict.repairable and repairs < conduct.settings.repair_rounds:
+            repairs += 1
+            await _repair(conduct, phase, verdict, repairs)
+            continue
         if conduct.settings.roll_back_on_difference:
             raise VerificationDiffersError(verdict)
         if await conduct.ask_a_person(difference(verdict)) == "skip":
             await conduct.recorded()
             return
+
+
+async def _repair(conduct: Conduct, phase: PhaseSettings, verdict: VerdictSummary, repairs: int) -> None:
+    """Rewrites the rows that the verdict found unlike. No compensation of its own: these are the copy's rows, in the
+    copy's ledger, and the copy's compensation takes them back.
+    """
+    await conduct.gate("repair")
+    allowed = conduct.settings.repair_rounds
+    note = f"round {conduct.round}: {difference(verdict)}"
+    conduct.controls.note("decision", "repair", "plan", note, f"repair {repairs} of {allowed}, then verify again")
+    conduct.view.show("running", step="repair")
+    given = RepairInput(run=conduct.run, phase=phase.name, round=conduct.round, mappings=verdict.repairable)
+    repaired: RepairResult = await workflow.execute_activity(
+        repair_rows, given, summary=f"{phase.name} · rewrite unlike rows · repair {repairs} of {allowed}", **LONG
+    )
+    for why in repaired.failed:
+        workflow.logger.warning("not repaired: %s", why)
 
 
 async def _verdict(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings) -> VerdictSummary:
@@ -61,6 +89,7 @@ async def _verdict(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings)
             round=conduct.round,
             mappings=[mapping for mapping in survey.mappings if so_far & set(mapping.phases)],
             cross_checks=survey.cross_checks if is_last else [],
+            downstream_checks=survey.downstream_checks if is_last else [],
             window=conduct.settings.verified_at_once,
             paused=conduct.controls.paused,
         ),

@@ -32,6 +32,7 @@ class RunSettings(Message):
     partitions_at_once: int
     verified_at_once: int
     roll_back_on_difference: bool
+    repair_rounds: int = Field(default=0, description="how many times unlike rows are rewritten; 0: never")
     deadline_seconds: float | None
     keep_seconds: float
     guards: list[GuardSettings] = Field(default_factory=list)
@@ -41,6 +42,7 @@ class RunSettings(Message):
     @classmethod
     def of(cls, plan: Plan) -> Self:
         """Reads the settings off a plan that has been validated."""
+        proof = plan.verification
         return cls(
             phases=[
                 PhaseSettings(
@@ -53,7 +55,8 @@ class RunSettings(Message):
             mappings_at_once=plan.parallelism.mappings,
             partitions_at_once=plan.parallelism.partitions,
             verified_at_once=plan.parallelism.verify,
-            roll_back_on_difference="verification" in plan.rollback.kinds,
+            roll_back_on_difference="verification" in plan.rollback.kinds and proof.on_difference != "wait",
+            repair_rounds=proof.rounds if proof.on_difference == "repair" else 0,
             deadline_seconds=plan.rollback.deadline,
             keep_seconds=seconds(plan.rollback.keep_for),
             guards=[GuardSettings(name=guard.name, during=guard.during) for guard in plan.guards],

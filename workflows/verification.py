@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.verify import (
         conclude_verification,
         verify_cross_check,
+        verify_downstream,
         verify_integrity,
         verify_partitions,
         verify_rules,
@@ -40,6 +41,7 @@ def units(verification: VerificationInput) -> list[Unit]:
         found.append(Unit("integrity", mapping.name, mapping.number))
         found.append(Unit("rules", mapping.name, mapping.number))
     found += [Unit("cross check", name) for name in verification.cross_checks]
+    found += [Unit("downstream", name) for name in verification.downstream_checks]
     return found
 
 
@@ -98,6 +100,7 @@ class VerificationWorkflow:
             "integrity": verify_integrity,
             "rules": verify_rules,
             "cross check": verify_cross_check,
+            "downstream": verify_downstream,
         }[unit.kind]
         of = f" {unit.partition + 1}" if unit.kind == "partition" else ""
         result = await workflow.execute_activity(

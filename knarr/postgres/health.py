@@ -1,10 +1,12 @@
 """What a database says of itself to somebody who asks whether all is well: server, role, knarr schema, leases."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from knarr.plan.resolved import TableName
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection
 
@@ -34,12 +36,14 @@ SELECT r.run_id, r.plan_name AS plan, r.state, r.source_alias AS source, r.targe
  ORDER BY r.started_at
 """
 READABLE: Final = """
-SELECT t AS name, to_regclass(t) IS NOT NULL AS there,
-       CASE WHEN to_regclass(t) IS NOT NULL THEN has_table_privilege(to_regclass(t)::oid, 'SELECT') END AS readable
-  FROM unnest($1::text[]) AS t
+SELECT quote_ident(s) || '.' || quote_ident(t) AS name, c.oid IS NOT NULL AS there,
+       has_table_privilege(c.oid, 'SELECT') AS readable
+  FROM unnest($1::text[], $2::text[]) AS wanted (s, t)
+  LEFT JOIN pg_namespace n ON n.nspname = s
+  LEFT JOIN pg_class c ON (c.relnamespace, c.relname) = (n.oid, t)
 """
 SCHEMAS: Final = """
-SELECT s AS name, n.oid IS NOT NULL AS there, has_schema_privilege(n.oid, 'CREATE') AS may_create
+SELECT quote_ident(s) AS name, n.oid IS NOT NULL AS there, has_schema_privilege(n.oid, 'CREATE') AS may_create
   FROM unnest($1::text[]) AS s
   LEFT JOIN pg_namespace n ON n.nspname = s
 """
@@ -103,17 +107,18 @@ async def held_leases(connection: Connection) -> list[HeldLease]:
         return [HeldLease.model_validate(dict(row)) for row in await connection.fetch(HELD)]
 
 
-async def unreadable(connection: Connection, tables: list[str]) -> tuple[list[str], list[str]]:
-    """Of tables written as SQL writes them: those that are not there, and those that the role may not read."""
+async def unreadable(connection: Connection, tables: Sequence[TableName]) -> tuple[list[str], list[str]]:
+    """Of tables: those that are not there, and those that the role may not read; both as SQL writes them."""
+    schemas, names = [table.schema_name for table in tables], [table.name for table in tables]
     with classified("looking at the source's tables"):
-        rows = await connection.fetch(READABLE, tables)
+        rows = await connection.fetch(READABLE, schemas, names)
     missing = [row["name"] for row in rows if not row["there"]]
     return missing, [row["name"] for row in rows if row["there"] and not row["readable"]]
 
 
-async def closed_schemas(connection: Connection, schemas: list[str]) -> tuple[list[str], list[str]]:
+async def closed_schemas(connection: Connection, schemas: Sequence[str]) -> tuple[list[str], list[str]]:
     """Of schemas: those that are not there, and those in which the role may not make tables."""
     with classified("looking at the target's schemas"):
-        rows = await connection.fetch(SCHEMAS, schemas)
+        rows = await connection.fetch(SCHEMAS, list(schemas))
     missing = [row["name"] for row in rows if not row["there"]]
     return missing, [row["name"] for row in rows if row["there"] and not row["may_create"]]

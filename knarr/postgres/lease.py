@@ -23,6 +23,7 @@ from knarr.postgres.session import Connection, end
 
 LEASE_LOCK: Final = 1802396018  # classid of knarr.fence's advisory lock
 STEP_LOCK: Final = 1937007984  # classid of the lock that an attempt of a step holds while it writes
+ATTEMPT_LOCK: Final = 1635021941  # classid of the lock that all connections of one attempt of an activity share
 RAISE_SECONDS: Final = 60.0
 ROLLBACK_SECONDS: Final = 5.0
 
@@ -191,6 +192,18 @@ async def step_lock(connection: Connection, key: str) -> None:
     number = lock_number(key)
     await connection.execute(END_HOLDERS, STEP_LOCK, number % 2**32)
     await connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", STEP_LOCK, number)
+
+
+async def attempt_lock(connection: Connection, key: str, *, end_others: bool) -> None:
+    """Marks the connection as one of an attempt's, until it goes back to its pool; first ends those of older attempts.
+
+    An attempt whose worker froze between two statements holds its transaction open, and with it whatever row the next
+    attempt needs; else only idle_in_transaction_session_timeout would end it, after 15 minutes.
+    """
+    number = lock_number(key)
+    if end_others:
+        await connection.execute(END_HOLDERS, ATTEMPT_LOCK, number % 2**32)
+    await connection.execute("SELECT pg_advisory_lock_shared($1::int, $2::int)", ATTEMPT_LOCK, number)
 
 
 async def raise_epoch(connection: Connection, run_id: str, *, reason: str = "") -> Lease:

@@ -8,7 +8,7 @@ from typing import Final
 
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
 from knarr.postgres.identifiers import qualified, quote
-from knarr.postgres.selection import joined_range, range_literal, target_key
+from knarr.postgres.selection import INTEGERS, joined_range, range_literal, target_key
 
 STAGED: Final = TableName(schema_name="pg_temp", name="knarr_staged")
 MATCHED: Final = "pg_temp.knarr_matched"
@@ -118,7 +118,15 @@ class MergeSql:
     @property
     def updates(self) -> bool:
         """Whether there is a column that an update could change."""
-        return self.mapping.mode == "merge" and len(self.mapping.columns) > len(self.mapping.key)
+        return self.mapping.mode == "merge" and bool(self._values)
+
+    @property
+    def _values(self) -> list[str]:
+        """Columns that an update sets: the key's too, since 'a' may be equal to 'A'; not of whole numbers, which have
+        one form and may be an identity that can't be set.
+        """
+        fixed = [column.name for column in self.mapping.key if column.base_type in INTEGERS]
+        return [quote(column.name) for column in self.mapping.columns if column.name not in fixed]
 
     @property
     def match(self) -> str:
@@ -156,7 +164,7 @@ class MergeSql:
     def _sql(self, template: str, **more: str) -> str:
         mapping, table = self.mapping, qualified(self.mapping.target)
         keys = [quote(column.name) for column in mapping.key]
-        values = [quote(column.name) for column in mapping.columns if column not in mapping.key]
+        values = self._values
         parts = {
             "table": table,
             "name": quote(mapping.target.name),

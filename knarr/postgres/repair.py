@@ -1,4 +1,4 @@
-"""Repairing one partition: what the source says is staged beside the table, and only the rows that differ are rewritten.
+"""Repairing one partition: what the source says is staged beside the table, and the rows that differ are rewritten.
 
 One fenced transaction with the ledger and the audit trail, so that compensation finds the rows it knows of. A row that
 differs is updated and not deleted: rows of other tables may point at it.
@@ -43,8 +43,9 @@ DELETE FROM {table} AS t
 DELETE: Final = "DELETE FROM {table} AS t WHERE {surplus}"
 UPDATE: Final = """
 UPDATE {table} AS t SET {assignments}
-  FROM {staged} AS s
- WHERE {mine} AND {same_key} AND ROW({t_values})::record *<> ROW({s_values})::record
+  FROM {staged} AS s, (SELECT t.tableoid AS part, t.ctid AS place FROM {table} AS t WHERE {mine}) AS own
+ WHERE t.ctid = own.place AND t.tableoid = own.part AND {same_key}
+   AND ROW({t_values})::record *<> ROW({s_values})::record
 """
 INSERT: Final = """
 INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE

@@ -111,6 +111,8 @@ CREATE TABLE IF NOT EXISTS knarr.ledger (
     others       bigint,                           -- rows updated or deleted that somebody else wrote during the run
     checksum_change numeric,                       -- how it changed the sum that knarr.table_before holds
     xid          xid8,                             -- the transaction that wrote it: tells our rows from other people's
+    repairs      integer NOT NULL DEFAULT 0,       -- how many times verification had its rows repaired
+    repaired_at  timestamptz,
     PRIMARY KEY (run_id, mapping, phase, partition),
     FOREIGN KEY (run_id, mapping, partition) REFERENCES knarr.partition
 );
@@ -120,7 +122,9 @@ ALTER TABLE knarr.ledger
     ADD COLUMN IF NOT EXISTS deleted bigint,
     ADD COLUMN IF NOT EXISTS others bigint,
     ADD COLUMN IF NOT EXISTS checksum_change numeric,
-    ADD COLUMN IF NOT EXISTS xid xid8;
+    ADD COLUMN IF NOT EXISTS xid xid8,
+    ADD COLUMN IF NOT EXISTS repairs integer NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS repaired_at timestamptz;
 
 -- The undo log of append and merge: one entry for each row changed, written in the transaction that changes it and
 -- deleted in the one that takes it back. No foreign key: checking one would cost more than writing the entry.

@@ -13,7 +13,7 @@ from knarr.postgres.identifiers import literal, quote
 _LENGTH: Final = re.compile(r"^(character varying|character|bit varying|bit)\(\d+\)((?:\[\])*)$")
 # `char` and `bit` without a length mean one; these spellings mean any.
 _WITHOUT_LENGTH: Final = {"character": "bpchar", "bit": '"bit"'}
-_INTEGERS: Final = ("smallint", "integer", "bigint")
+INTEGERS: Final = ("smallint", "integer", "bigint")
 
 
 class KeyColumn(BaseModel):
@@ -62,14 +62,14 @@ def target_key(mapping: ResolvedMapping, of: str = "") -> list[KeyColumn]:
 def _source_key_column(column: ResolvedColumn) -> KeyColumn:
     kind = wire_type(column)
     # Integers of all sizes share one order and one index family, and a cast would keep an index from being used.
-    same = column.source_type == kind or (column.source_type in _INTEGERS and kind in _INTEGERS)
+    same = column.source_type == kind or (column.source_type in INTEGERS and kind in INTEGERS)
     return _key_column(column, f"({column.expression})" if same else f"({column.expression})::{kind}")
 
 
 def _key_column(column: ResolvedColumn, sql: str) -> KeyColumn:
     kind = wire_type(column)
     collatable = column.collatable or column.category != "builtin"
-    return KeyColumn(sql=sql, type="bigint" if kind in _INTEGERS else kind, collatable=collatable)
+    return KeyColumn(sql=sql, type="bigint" if kind in INTEGERS else kind, collatable=collatable)
 
 
 def range_predicate(key: Sequence[KeyColumn], partition: Partition, *, first: int = 1) -> tuple[str, list[str]]:

@@ -1,18 +1,20 @@
-"""Taking a run back from what the target's knarr schema knows of it, when its workflow is gone.
+"""Ending a run whose workflow is gone, from what the target's knarr schema knows of it: taken back, or let stand.
 
-The same effects in the same order as the saga's compensations, and by the same functions. Every step holds when it is
-done already, so an unwinding that was killed is begun again; nothing is asked of Temporal here.
+Unwinding has the same effects in the same order as the saga's compensations, by the same functions. Every step holds
+when it is done already, so an unwinding that was killed is begun again; nothing is asked of Temporal here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from graphlib import TopologicalSorter
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from knarr.audit import chain
+from knarr.errors import PlanError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Stage
-from knarr.postgres import lease, mappings, objects, remove, runs, sequences
+from knarr.postgres import lease, mappings, objects, remove, runs, sequences, undo
 from knarr.postgres.failures import classified
 from knarr.postgres.lease import Lease, fenced, transaction
 from knarr.postgres.selection import phase_predicate
@@ -65,19 +67,9 @@ async def unwind(
     record = await runs.load_run(target, run_id)
     if record.state in ("rolled back", "aborted"):
         return Unwound(rows=0, objects=0, sequences=0, verdicts=0)
-    standing = await lease.read_lease(target, run_id)
     on_step("ending whatever still writes")
-    body: dict[str, object] = {
-        "action": "unwind",
-        "actor": actor,
-        "reason": reason,
-        "accepted": True,
-        "answer": "taking everything back from the ledger, without Temporal",
-    }
-    with classified("recording the unwinding"):
-        async with transaction(target):
-            await chain.append(target, run_id, f"unwind/{standing.epoch}", "operator", body)
-    held = await lease.raise_epoch(target, run_id, reason="knarr doctor --unwind")
+    answer = "taking everything back from the ledger, without Temporal"
+    held = await _take_over(target, run_id, "unwind", actor, reason, answer)
     unwinding = _Unwinding(target, source, run_id, held, record.plan, on_step)
     verdicts = await unwinding.withdraw()
     resolved = await mappings.load_mappings(target, run_id)
@@ -85,7 +77,7 @@ async def unwind(
     for mapping in reversed(resolved):
         dropped += await unwinding.drop(mapping.number, mapping.name, LAST)
     for phase in reversed(unwinding.phases):
-        for mapping in reversed(resolved):
+        for mapping in reversed(_in_order(resolved)):
             moved += await unwinding.reset_sequences(mapping, phase)
             if unwinding.is_first(mapping, phase):
                 # Later phases are found by key, and want its index.
@@ -97,6 +89,48 @@ async def unwind(
     on_step("releasing the tables")
     await lease.release(target, run_id, "rolled back")
     return Unwound(rows=rows, objects=dropped, sequences=moved, verdicts=verdicts)
+
+
+def _in_order(resolved: Sequence[ResolvedMapping]) -> list[ResolvedMapping]:
+    """As rows were written: what foreign keys in force point at before what points at it."""
+    by_number = {mapping.number: mapping for mapping in resolved}
+    order = TopologicalSorter({number: mapping.depends_on for number, mapping in by_number.items()}).static_order()
+    return [by_number[number] for number in order if number in by_number]
+
+
+async def let_stand(target: Connection, run_id: str, *, actor: str, reason: str) -> int:
+    """Ends a run that was sealed, as `complete` does: its rows stay, and its tables are free; again is a no-op.
+
+    Returns how many entries of the undo log were dropped.
+
+    Raises:
+        PlanError: the run is not known here, or was not sealed: nobody has proved what stands there.
+        LostLease: it has been rolled back.
+        TransientError: the server was in the way.
+    """
+    record = await runs.load_run(target, run_id)
+    if record.state == "completed":
+        return 0
+    if record.state != "sealed":
+        raise PlanError(
+            f"run {run_id} is {record.state}, not sealed: no verdict on all of it stands, so it can't be let stand",
+            hint="take it back: knarr doctor --unwind RUN",
+        )
+    answer = "completed without Temporal: it can no longer be taken back"
+    held = await _take_over(target, run_id, "complete", actor, reason, answer)
+    dropped = await undo.drop_undo_log(target, held, run_id, limits=record.plan.limits)
+    await lease.release(target, run_id, "completed")
+    return dropped
+
+
+async def _take_over(target: Connection, run_id: str, action: str, actor: str, reason: str, answer: str) -> Lease:
+    """Puts on record who wants what, and takes the right to write away from everybody else."""
+    standing = await lease.read_lease(target, run_id)
+    body = {"action": action, "actor": actor, "reason": reason, "accepted": True, "answer": answer}
+    with classified(f"recording: {action}"):
+        async with transaction(target):
+            await chain.append(target, run_id, f"doctor {action}/{standing.epoch}", "operator", body)
+    return await lease.raise_epoch(target, run_id, reason=f"knarr doctor: {action}")
 
 
 class _Unwinding:
@@ -156,8 +190,19 @@ class _Unwinding:
         return reset
 
     async def remove_rows(self, mapping: ResolvedMapping, phase: str) -> int:
-        """The phase's rows of one mapping, with their ledger rows; audited there."""
+        """The phase's rows of one mapping, with their ledger rows, or what it changed in a table that had rows."""
         self._on_step(f"{mapping.name}: taking back the rows of phase {phase}")
+        if mapping.occupied:
+            undone = await undo.undo_phase(
+                self._target,
+                self._lease,
+                self._run_id,
+                mapping,
+                phase,
+                changed_since=self._plan.rollback.changed_since,
+                limits=self._plan.limits,
+            )
+            return undone.entries
         return await remove.remove_rows(
             self._target,
             self._source,

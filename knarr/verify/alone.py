@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from knarr.errors import TransientError
+from knarr.plan.downstream import DownstreamCheck
 from knarr.plan.load import canonical_json, digest_of
 from knarr.plan.models import Plan
 from knarr.plan.names import parse_source, parse_target, write_table
@@ -18,9 +19,12 @@ from knarr.postgres.partitions import plan_partitions
 from knarr.postgres.session import Connection, Pools
 from knarr.postgres.survey import survey
 from knarr.settings import Connections
+from knarr.verify import since
 from knarr.verify.cross import check_cross
+from knarr.verify.downstream import check_downstream
 from knarr.verify.integrity import check_integrity
 from knarr.verify.models import CheckKey, CheckResult, Verdict
+from knarr.verify.pace import Pace
 from knarr.verify.parity import compare_partition
 from knarr.verify.rules import check_rules
 from knarr.verify.verdict import conclude, expected_checks
@@ -46,6 +50,8 @@ class Progress:
 class _Work:
     pools: Pools
     plan: Plan
+    folder: Path | None
+    baseline: since.Baseline | None
     on_progress: Callable[[Progress], None] | None
     units: list[tuple[str, Unit]] = field(default_factory=list)
     results: list[CheckResult] = field(default_factory=list)
@@ -65,6 +71,8 @@ class _Work:
 
     async def _unit(self, number: int, turns: asyncio.Semaphore) -> None:
         name, unit = self.units[number]
+        pace = Pace(self.plan, self.pools, lambda: self._tell(f"{name}: holding, the server is busy"))
+        results: list[CheckResult] = []
 
         def count(rows: int) -> None:
             self.rows[number] = rows
@@ -73,18 +81,23 @@ class _Work:
         async with turns:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
+                    await pace.until_quiet()
                     async with (
                         self.pools.acquire(self.plan.source, read_only=True) as source,
                         self.pools.acquire(self.plan.target, read_only=True) as target,
                     ):
-                        self.results.extend(await unit(source, target, count))
+                        results = await unit(source, target, count)
                     break
                 except TransientError:
                     if attempt == ATTEMPTS:
                         raise
                     await asyncio.sleep(PAUSE_SECONDS * attempt)
+            self.results.extend(results)
             self.finished += 1
             self._tell(name)
+            for result in results:
+                if result.kind == "parity":
+                    await pace.after(result.source_rows or 0, result.seconds)
 
     def _tell(self, what: str) -> None:
         if self.on_progress:
@@ -96,6 +109,7 @@ async def verify_plan(
     plan: Plan,
     *,
     folder: Path | None = None,
+    since_last: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Verdict:
     """Everything that a run's last verification would check, on both sides as they are now.
@@ -107,13 +121,15 @@ async def verify_plan(
         connections: where the plan's aliases lead.
         plan: as loaded.
         folder: where the plan lies, for its transforms; None: the working directory.
+        since_last: partitions whose rows have not changed since the last verdict of a run are not compared again,
+            where that can be known (knarr.verify.since).
         on_progress: called often; must be quick.
 
     Raises:
-        PlanError: an alias leads nowhere, a catalogue may not be read.
+        PlanError: an alias leads nowhere, a catalogue may not be read; there is no verdict to go on from.
         TransientError: a server stayed out of reach.
     """
-    started = datetime.now(UTC)
+    started, phase, plan_hash = datetime.now(UTC), plan.rollout[-1].phase, digest_of(canonical_json(plan))
     size = min(plan.parallelism.verify + 1, 64)
     pools = Pools(connections, application_name=f"knarr verify {plan.name}", size=size)
     try:
@@ -122,17 +138,19 @@ async def verify_plan(
             pools.acquire(plan.target, read_only=True) as target,
         ):
             surveyed = await survey(source, target, plan, None)
-            work = _Work(pools, plan, on_progress)
+            baseline = await since.read_baseline(target, surveyed, plan_hash, phase) if since_last else None
+            work = _Work(pools, plan, folder, baseline, on_progress)
             counts = {}
             for mapping in surveyed.mappings:
-                counts[mapping.number] = await _plan_mapping(work, mapping, source, folder)
+                counts[mapping.number] = await _plan_mapping(work, mapping, source, target)
         for check in plan.checks:
             work.units.append((f"check {check.name}", _cross(plan, check.name)))
+        for seen in plan.downstream:
+            work.units.append((f"downstream {seen.name}", _downstream(work, seen)))
         work.results.extend(unresolved(plan, surveyed))
         await work.run()
     finally:
         await pools.close()
-    phase = plan.rollout[-1].phase
     return conclude(
         expected=[*expected_checks(plan, surveyed.mappings, counts), *(result.check for result in work.results)],
         results=work.results,
@@ -140,7 +158,7 @@ async def verify_plan(
         phase=phase,
         round=1,
         plan_name=plan.name,
-        plan_hash=digest_of(canonical_json(plan)),
+        plan_hash=plan_hash,
         started_at=started,
         ended_at=datetime.now(UTC),
         source_version=surveyed.source_version,
@@ -151,20 +169,32 @@ async def verify_plan(
     )
 
 
-async def _plan_mapping(work: _Work, mapping: ResolvedMapping, source: Connection, folder: Path | None) -> int:
+async def _plan_mapping(work: _Work, mapping: ResolvedMapping, source: Connection, target: Connection) -> int:
     """Adds a mapping's units of work; returns how many partitions it has."""
-    shown = work.plan.limits.findings
-    partitions = await plan_partitions(source, mapping, size_bytes(work.plan.limits.partition_size))
-    for partition in partitions:
+    shown, last = work.plan.limits.findings, work.baseline
+    why_not = await since.why_not(last, source, target, mapping) if last else ""
+    known = last.results[mapping.name] if last and not why_not else []
+    if last and known:
+        partitions = last.partitions(mapping)
+    else:
+        partitions = await plan_partitions(source, mapping, size_bytes(work.plan.limits.partition_size))
+    for place, partition in enumerate(partitions):
+        before = known[place] if known else None
 
         async def parity(
-            source: Connection, target: Connection, count: Callable[[int], None], partition: Partition = partition
+            source: Connection,
+            target: Connection,
+            count: Callable[[int], None],
+            partition: Partition = partition,
+            before: CheckResult | None = before,
         ) -> list[CheckResult]:
-            return [
-                await compare_partition(
-                    source, target, mapping, partition, shown=shown, folder=folder, on_progress=count
-                )
-            ]
+            if before and (stands := await since.unchanged(source, target, mapping, partition, before)):
+                return [stands]
+            result = await compare_partition(
+                source, target, mapping, partition, shown=shown, folder=work.folder, on_progress=count
+            )
+            note = [f"compared in full: {why_not}"] if why_not else []
+            return [result.model_copy(update={"compared": [*result.compared, *note]})]
 
         work.units.append((f"{mapping.name}, partition {partition.number + 1} of {len(partitions)}", parity))
 
@@ -187,6 +217,14 @@ def _cross(plan: Plan, name: str) -> Unit:
         return [await check_cross(source, target, check, plan.limits.findings)]
 
     return cross
+
+
+def _downstream(work: _Work, check: DownstreamCheck) -> Unit:
+    async def downstream(source: Connection, target: Connection, count: Callable[[int], None]) -> list[CheckResult]:
+        shown = work.plan.limits.findings
+        return [await check_downstream(check, target, work.pools, folder=work.folder, shown=shown)]
+
+    return downstream
 
 
 def unresolved(plan: Plan, surveyed: Survey) -> Sequence[CheckResult]:

@@ -17,7 +17,7 @@ from knarr.verify.canonical import Value
 from knarr.verify.models import SHOWN_CHARACTERS
 
 Method = Literal["hashtextextended", "hashtextextended of UTF-8 in hex", "sha256 of UTF-8"]
-Argument = str | Sequence[str | None]
+Argument = str | Sequence[str | None] | Sequence[int]
 
 # Made-up hashes would be trusted for ever: so both servers must agree on real ones first. Lengths around the hash
 # function's block of 12 bytes; the last one is not ASCII and is only asked of UTF-8 databases.

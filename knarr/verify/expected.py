@@ -54,6 +54,15 @@ def actual_rows(mapping: ResolvedMapping, partition: Partition) -> Relation:
     )
 
 
+def holds_others(mapping: ResolvedMapping, phases: Sequence[str] = (), through: str = "") -> bool:
+    """Whether target rows whose keys the source does not have may be there: they are somebody else's.
+
+    So it is with append and merge, until a merge has deleted what is missing, which it does in the last phase.
+    """
+    is_last = not phases or through == phases[-1]
+    return mapping.occupied and not (mapping.delete_missing and is_last)
+
+
 def source_scope(mapping: ResolvedMapping, phases: Sequence[str], through: str) -> list[str]:
     """Conditions over the source row: the mapping's filter, and what phases up to `through` have moved."""
     conditions = [enclosed(mapping.where)] if mapping.where else []

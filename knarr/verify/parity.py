@@ -13,9 +13,10 @@ from typing import Final
 from knarr.plan.resolved import Partition, ResolvedMapping
 from knarr.postgres.session import Connection
 from knarr.verify import checksum
+from knarr.verify.among import narrowed_sums
 from knarr.verify.at_once import both, in_turn
 from knarr.verify.attempt import attempted
-from knarr.verify.expected import actual_rows, expected_rows
+from knarr.verify.expected import actual_rows, expected_rows, holds_others
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
 from knarr.verify.sides import Rows, Side, SqlSide, Sums
 from knarr.verify.snapshot import snapshot
@@ -82,6 +83,7 @@ async def _compare(
     started = time.monotonic()
     wanted, held = expected_rows(mapping, partition, phases, through), actual_rows(mapping, partition)
     mask = checksum.bucket_mask(partition.estimated_rows)
+    others = holds_others(mapping, phases, through)
     async with snapshot(source) as source_seen, snapshot(target) as target_seen:
         method = await agree_on_method(source, target)
         found = SqlSide(target, held, method)
@@ -91,6 +93,10 @@ async def _compare(
             expected = TransformedSide(source, target, wanted, mapping, method, folder=folder, on_progress=on_progress)
             pair = in_turn
         expected_sums, found_sums = await pair(expected.sums(mask), found.sums(mask))
+        if others:
+            found_sums = await narrowed_sums(
+                source, target, wanted, held, method, mask, expected_sums, found_sums, found.statements
+            )
         source_total = sum(expected_sums.values(), Sums())
         target_total = sum(found_sums.values(), Sums())
         if on_progress:
@@ -102,7 +108,8 @@ async def _compare(
         )
         differences, findings = Differences(shown), []
         if buckets:
-            differences = await merge(expected.entries(mask, buckets), found.entries(mask, buckets), shown, pair)
+            entries = expected.entries(mask, buckets), found.entries(mask, buckets)
+            differences = await merge(*entries, shown, pair, others=others)
             hashes = sorted({unlike.key_hash for unlike in differences.kept})
             rows = await pair(expected.rows(mask, buckets, hashes), found.rows(mask, buckets, hashes))
             findings = _name(mapping, *rows, buckets, differences, shown)
@@ -215,6 +222,8 @@ def _compared(mapping: ResolvedMapping, phases: Sequence[str], through: str) -> 
         lines.append("no key: rows are compared as a multiset, so a changed row is one missing and one extra")
     if mapping.scope:
         lines.append(f"only target rows in the mapping's scope: {mapping.scope}")
+    if holds_others(mapping, phases, through):
+        lines.append("only target rows whose keys the source has: the others are somebody else's")
     if mapping.transform:
         lines.append(f"expected rows were recomputed by {mapping.transform}")
     if phases and through != phases[-1]:

@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from knarr.audit import chain
+from knarr.audit.signing import SigningKey
 from knarr.errors import DataError
 from knarr.postgres.failures import classified
 from knarr.postgres.lease import Lease, fenced
@@ -129,8 +130,12 @@ async def next_round(target: Connection, run_id: str, phase: str) -> int:
     return (last or 0) + 1
 
 
-async def store_verdict(target: Connection, lease: Lease, verdict: Verdict) -> chain.AuditHead:
+async def store_verdict(
+    target: Connection, lease: Lease, verdict: Verdict, key: SigningKey | None = None
+) -> chain.AuditHead:
     """Keeps a verdict and puts its digest into the audit trail, in one fenced transaction; returns the trail's head.
+
+    With a key the trail's entry also holds a detached signature.
 
     A phase's round has one verdict: after a retry the first stands, and so does its entry in the trail. Ask
     `load_verdict` before concluding again.
@@ -139,6 +144,10 @@ async def store_verdict(target: Connection, lease: Lease, verdict: Verdict) -> c
         LostLease, TransientError: nothing was written.
     """
     name = f"verdict {verdict.phase} round {verdict.round}"
+    signed: dict[str, object] = {}
+    if key is not None:
+        signature = key.sign(verdict.run_id, verdict.phase, verdict.round, verdict.passed, verdict.digest)
+        signed = {"signature": signature, "signed_by": key.id}
     with classified(f"storing the {name}"):
         async with fenced(target, lease):
             await target.execute(
@@ -163,7 +172,8 @@ async def store_verdict(target: Connection, lease: Lease, verdict: Verdict) -> c
                     "checks": len(verdict.checks),
                     "findings": verdict.findings_total,
                     "message": verdict.message,
-                },
+                }
+                | signed,
             )
 
 

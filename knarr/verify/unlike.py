@@ -40,7 +40,12 @@ class Differences:
 
 
 async def merge(
-    expected: AsyncIterator[Entry], found: AsyncIterator[Entry], shown: int, pair: Pair = both
+    expected: AsyncIterator[Entry],
+    found: AsyncIterator[Entry],
+    shown: int,
+    pair: Pair = both,
+    *,
+    others: bool = False,
 ) -> Differences:
     """Full outer join of two streams that ascend by key hash; memory holds one key hash at a time.
 
@@ -49,6 +54,7 @@ async def merge(
         found: what the target holds.
         shown: how many differences are kept; all are counted.
         pair: how the two streams are started, which is when the servers do their work.
+        others: found keys that are not expected are somebody else's, and no difference.
     """
     differences = Differences(shown)
     left, right = _grouped(expected), _grouped(found)
@@ -62,6 +68,7 @@ async def merge(
             left_group[1] if left_first and left_group else {},
             right_group[1] if right_first and right_group else {},
             differences,
+            others,
         )
         if left_first:
             left_group = await anext(left, None)
@@ -89,10 +96,14 @@ async def _grouped(entries: AsyncIterator[Entry]) -> AsyncIterator[Group]:
 
 
 def _compare(
-    key_hash: int, expected: dict[Key, Counter[Hash]], found: dict[Key, Counter[Hash]], differences: Differences
+    key_hash: int,
+    expected: dict[Key, Counter[Hash]],
+    found: dict[Key, Counter[Hash]],
+    differences: Differences,
+    others: bool,
 ) -> None:
     nothing: Counter[Hash] = Counter()
-    for key in [*expected, *(key for key in found if key not in expected)]:
+    for key in [*expected, *(key for key in found if key not in expected and not others)]:
         wanted, there = expected.get(key, nothing), found.get(key, nothing)
         if wanted == there:
             continue

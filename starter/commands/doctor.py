@@ -21,9 +21,10 @@ MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 @click.argument("plan", metavar="[PLAN]", required=False, type=click.Path(dir_okay=False))
 @click.option("--target", metavar="ALIAS", help="Look at this database for runs that hold tables.")
 @click.option("--unwind", metavar="RUN", help="Take this run back from the ledger, without Temporal.")
-@click.option("--reason", default="", help="With --unwind: why; it stands in the audit trail.")
-@click.option("--actor", envvar="KNARR_ACTOR", default=None, help="With --unwind: who says so; default: user@host.")
-@click.option("--force", is_flag=True, help="With --unwind: although the workflow runs, or Temporal can't be asked.")
+@click.option("--complete", metavar="RUN", help="Let this run stand, which was sealed, and release its tables.")
+@click.option("--reason", default="", help="Why a run is ended here; it stands in the audit trail.")
+@click.option("--actor", envvar="KNARR_ACTOR", default=None, help="Who says so; default: user@host.")
+@click.option("--force", is_flag=True, help="End it although its workflow runs, or Temporal can't be asked.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--confirm", metavar="RUN", default="", help="With --force --yes: the run's id once more.")
 @common
@@ -32,16 +33,18 @@ async def doctor(
     plan: str | None,
     target: str | None,
     unwind: str | None,
+    complete: str | None,
     reason: str,
     actor: str | None,
     force: bool,
     yes: bool,
     confirm: str,
 ) -> Exit:
-    """Look whether all is well; take back a run that nobody runs any more.
+    """Look whether all is well; end a run that nobody runs any more.
 
     Looks at Temporal, and at every connection of PLAN, or every alias that leads somewhere. A run whose workflow was
-    terminated, deleted or lost keeps its tables; it is found here, and --unwind takes it back.
+    terminated, deleted or lost keeps its tables: it is found here, --unwind takes it back from the ledger, and
+    --complete lets one stand that was proved and sealed.
     """
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
@@ -49,10 +52,18 @@ async def doctor(
 
     settings = Settings()
     connections = load_connections(settings)
-    if unwind is not None:
+    if unwind is not None and complete is not None:
+        raise click.UsageError("--unwind and --complete exclude each other")
+    if run := unwind or complete:
         if plan is not None:
             target = target or load_plan(Path(plan)).plan.target
-        return await _unwind(output, settings, connections, unwind, target, reason, actor, force, yes, confirm)
+        from starter import unwinding
+
+        lost = await unwinding.find(connections, run, target)
+        wish = unwinding.Wish(
+            taken_back=unwind is not None, reason=reason, actor=actor, force=force, yes=yes, typed=confirm
+        )
+        return await unwinding.end(output, settings, connections, lost, wish)
     lines = await _look(settings, connections, load_plan(Path(plan)).plan if plan else None, target)
     for line in lines:
         output.result(f"{MARKS[line.outcome]}  {line.subject}: {line.found}" + _next(line))
@@ -124,38 +135,3 @@ def _wanted(connections: "Connections", plan: "Plan | None", target: str | None)
     if target is not None:
         return [Wanted(target, is_target=True)]
     return [Wanted(alias) for alias in connections.aliases]
-
-
-async def _unwind(
-    output: Output,
-    settings: "Settings",
-    connections: "Connections",
-    run: str,
-    target: str | None,
-    reason: str,
-    actor: str | None,
-    force: bool,
-    yes: bool,
-    typed: str,
-) -> Exit:
-    from starter import unwinding
-    from starter.failures import StarterError
-    from starter.ordering import this_person
-
-    lost = await unwinding.find(connections, run, target)
-    if lost.state == "completed":
-        message = f"run {run} has completed: it let go of {lost.target} and can't be taken back"
-        raise StarterError(Exit.REFUSED, message, hint=f"what it did: knarr report {run}")
-    doubt = await unwinding.still_running(settings, run)
-    unwinding.confirm(output, lost, doubt, force=force, yes=yes, typed=typed)
-    done = await unwinding.take_back(
-        connections, lost, actor=actor or this_person(), reason=reason or "its workflow is gone", on_step=output.say
-    )
-    output.result(
-        f"{run} is taken back: {done.rows:,} rows, {done.objects} objects, {done.sequences} sequences, "
-        f"{done.verdicts} verdicts withdrawn. The target is what it was before."
-    )
-    if doubt:
-        output.result(f"next: make sure that nothing goes on with it: temporal workflow terminate -w {run}")
-    output.document("unwound", {"run_id": run, "target": lost.target, **done.model_dump(mode="json")})
-    return Exit.DONE

@@ -11,11 +11,13 @@ from starter.output import Output
 
 @click.command()
 @plan_argument
+@click.option("--since-last", is_flag=True, help="Skip what can be shown not to have changed since a run's verdict.")
 @common
-async def verify(output: Output, plan: str) -> Exit:
+async def verify(output: Output, plan: str, since_last: bool) -> Exit:
     """Compare what the target should be with what it is.
 
-    Only reads; needs no Temporal and no run.
+    Only reads; needs no Temporal and no run. With --since-last, partitions whose row versions on both sides are those
+    of the last verdict that passed are not compared again; everything else is, and each check says why.
     """
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
@@ -24,7 +26,9 @@ async def verify(output: Output, plan: str) -> Exit:
     from starter.verdicts import show_verdict
 
     loaded = load_plan(Path(plan))
-    verdict = await verify_plan(load_connections(Settings()), loaded.plan)
+    verdict = await verify_plan(
+        load_connections(Settings()), loaded.plan, folder=loaded.path.parent, since_last=since_last
+    )
     show_verdict(output, verdict)
     output.result(f"\n{verdict.message}")
     exit_code = Exit.DONE if verdict.passed else Exit.DIFFERS

@@ -1,6 +1,6 @@
 """A target table that has rows of its own, a mapping that appends to it or merges into it, and an oracle: pg_dump."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -91,7 +91,7 @@ class Occupied:
 
     async def undo(
         self, item: ResolvedMapping, *, phase: str = "", changed_since: ChangedSince = "stop", raised: bool = True,
-        connection: Connection | None = None,
+        connection: Connection | None = None, on_progress: Callable[[int], None] = lambda entries: None,
     ) -> Undone:  # fmt: skip
         """Takes a phase back, behind a raised epoch, as a rollback does."""
         if raised:
@@ -103,6 +103,7 @@ class Occupied:
             item,
             phase or self.phases[-1],
             changed_since=changed_since,
+            on_progress=on_progress,
         )
 
     def dump(self) -> list[str]:

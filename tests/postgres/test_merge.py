@@ -5,7 +5,7 @@ import pytest
 from knarr.audit import chain
 from knarr.errors import DataError, LostLease, PlanError
 from knarr.plan.resolved import Partition
-from knarr.postgres import ledger, lease
+from knarr.postgres import lease, ledger
 from tests.postgres.occupied import CITIES, Occupied, merging
 from tests.postgres.specimens import column
 

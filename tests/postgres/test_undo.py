@@ -9,7 +9,7 @@ import pytest
 from knarr.audit import chain
 from knarr.errors import DataError, LostLease, TransientError
 from knarr.plan.resolved import Partition
-from knarr.postgres import ledger, lease
+from knarr.postgres import lease, ledger
 from knarr.postgres.undo import Undone, drop_undo_log
 from tests.postgres.occupied import TAKEN, Occupied, merging
 from tests.postgres.specimens import column
@@ -203,13 +203,11 @@ async def test_unique_values_that_wander_from_row_to_row_come_back(occupied: Occ
 # Exactly once, whatever dies.
 
 
-async def _kill(connection: asyncpg.Connection, name: str, after: float) -> None:
-    await asyncio.sleep(after)
-    await connection.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", name)
-
-
 @pytest.mark.faults
-async def test_an_undo_whose_backend_is_killed_again_and_again_takes_everything_back_once(occupied: Occupied) -> None:
+async def test_an_undo_whose_backend_is_killed_again_and_again_takes_everything_back_once(
+    occupied: Occupied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knarr.postgres.undo.BATCH", 100)
     item = merging(delete_missing=True)
     rows = "INSERT INTO public.{0} {1} SELECT n, '{2} ' || n, n FROM generate_series({3}) AS n;"
     await occupied.prepare(
@@ -221,20 +219,29 @@ async def test_an_undo_whose_backend_is_killed_again_and_again_takes_everything_
     before = occupied.dump()
     await occupied.move(item)
     choice, kills = random.Random(7), 0
+    killing: list[asyncio.Task[None]] = []
     async with occupied.run.reconnect() as killer:
+
+        async def kill(after: float) -> None:
+            await asyncio.sleep(after)
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim'"
+            await killer.execute(query)
+
+        def on_progress(entries: int) -> None:
+            """Somewhere in the batch after this one."""
+            if kills < 8 and not killing:
+                killing.append(asyncio.create_task(kill(choice.uniform(0, 0.03))))
+
         while True:
             connection = await occupied.run.open("victim")
-            killing = asyncio.create_task(_kill(killer, "victim", choice.uniform(0.01, 0.4)))
             try:
-                await occupied.undo(item, connection=connection, raised=False)
-                killing.cancel()
+                await occupied.undo(item, connection=connection, raised=False, on_progress=on_progress)
                 break
             except TransientError:
                 kills += 1
-            finally:
-                await asyncio.gather(killing, return_exceptions=True)
+                await killing.pop()
 
-    assert kills > 3
+    assert kills == 8
     assert occupied.dump() == before
     assert await occupied.log() == {}
 
@@ -448,7 +455,7 @@ async def test_entries_that_are_missing_from_the_log_are_missed(occupied: Occupi
     await occupied.move(item)
     assert await drop_undo_log(occupied.target, occupied.run.lease, occupied.run.run_id) == 75
 
-    with pytest.raises(DataError, match="made 75 changes .* the undo log had 0"):
+    with pytest.raises(DataError, match=r"made 75 changes .* the undo log had 0"):
         await occupied.undo(item)
 
 

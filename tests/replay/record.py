@@ -49,7 +49,7 @@ async def rolled_back(scene: Scene) -> WorkflowHandle[Any, Any]:
     """A difference planted before verification: the run takes itself back."""
     handle = await scene.start(pause_before=["verify"])
     await scene.until(handle, "paused")
-    await run_script(scene.target_dsn, "DELETE FROM shop.customer WHERE id = 7")
+    await run_script(scene.target_dsn, "UPDATE shop.customer SET balance = balance + 1 WHERE id = 7")
     await scene.order(handle, "resume")
     return await failed(handle)
 

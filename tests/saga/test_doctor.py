@@ -14,6 +14,7 @@ from knarr.postgres.session import connect
 from knarr.postgres.unwind import Unwound, unwind
 from starter.exits import Exit
 from tests.endtoend.command import Knarr
+from tests.saga import test_merge_run as occupied
 from tests.saga.scene import PLAN, Scene, run_script
 from tests.saga.test_checkpoints import CANARY, FILLED
 from tests.saga.test_whole_run import dump
@@ -28,6 +29,8 @@ target: shop
 mappings:
   - {target: shop.customer, source: public.customer c, key: {id: c.c_id}, columns: {name: c.c_name}}
 """
+NOBODY = {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
+OTHER = [{"target": "shop.other", "source": "public.customer c", "key": {"id": "c.c_id"}, "columns": {}}]
 PHASED = PLAN | {
     "rollout": [{"phase": "canary", "where": CANARY}, {"phase": "everyone", "soak": "60s"}],
     "rollback": {"keep_for": "7d"},
@@ -86,7 +89,7 @@ async def test_what_is_not_well_is_named_with_what_to_do(scene: Scene, knarr: Kn
     poor = Knarr(
         knarr.folder,
         {"legacy": scene.source_dsn, "shop": f"postgresql://nobody:nobody@{weak}"},
-        {"TEMPORAL_ADDRESS": "127.0.0.1:1"},
+        NOBODY,
     )
     code, text = await said(poor, "doctor", "shop.yaml")
     assert code == Exit.UNREACHABLE
@@ -96,7 +99,7 @@ async def test_what_is_not_well_is_named_with_what_to_do(scene: Scene, knarr: Kn
     assert "FAIL  shop: privileges: role nobody may not make schema shop, knarr" in text
     assert "next: GRANT CREATE ON DATABASE" in text
     assert "nobody:nobody" not in text
-    code, text = await said(Knarr(knarr.folder, {"legacy": scene.source_dsn}), "doctor", "shop.yaml")
+    code, text = await said(Knarr(knarr.folder, {"legacy": scene.source_dsn}, NOBODY), "doctor", "shop.yaml")
     assert code == Exit.UNREACHABLE
     assert "KNARR_CONNECTION_SHOP" in text
 
@@ -144,9 +147,7 @@ async def test_without_temporal_it_takes_the_runs_id_typed_out(
         handle = await scene.start(pause_before=["checkpoint"])
         await scene.until(handle, "paused")
         await terminated(handle)
-    lost = Knarr(
-        knarr.folder, {"legacy": scene.source_dsn, "shop": scene.target_dsn}, {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
-    )
+    lost = Knarr(knarr.folder, {"legacy": scene.source_dsn, "shop": scene.target_dsn}, NOBODY)
     code, text = await said(lost, "doctor", "--unwind", scene.run_id, "--yes")
     assert code == Exit.REFUSED
     assert "can't be asked" in text
@@ -207,6 +208,50 @@ async def test_an_unwinding_that_dies_at_any_step_is_begun_again_to_its_end(
     assert deaths > 10
     assert done.rows == 0, "the steps before had been done by those that died"
     assert dump(second_cluster, scene.target_dsn) == before
-    assert await scene.in_target("SELECT count(*) FROM knarr.audit WHERE kind = 'operator'") == deaths + 1
+    # The first died before it wrote anything; each of the others raised the epoch and said who wanted it.
+    assert await scene.in_target("SELECT count(*) FROM knarr.audit WHERE kind = 'operator'") == deaths
     heads = "SELECT count(*) - max(position) FROM knarr.audit"
     assert await scene.in_target(heads) == 0
+
+
+async def test_a_sealed_run_may_be_let_stand(scene: Scene, knarr: Knarr) -> None:
+    async with scene.worker():
+        handle = await scene.start(PLAN | {"rollback": {"keep_for": "7d"}})
+        await scene.until(handle, "kept open")
+        await terminated(handle)
+        code, text = await said(knarr, "doctor", "--target", "shop")
+        assert code == Exit.WAITING
+        assert f"--complete {scene.run_id} may let it stand" in text
+        code, text = await said(knarr, "doctor", "--unwind", scene.run_id, "--complete", scene.run_id)
+        assert code == Exit.USAGE
+        code, text = await said(knarr, "doctor", "--complete", scene.run_id, "--yes")
+        assert code == Exit.DONE, text
+        assert await scene.in_target("SELECT state FROM knarr.run") == "completed"
+        assert await scene.in_target("SELECT count(*) FROM knarr.claim") == 0
+        assert await scene.in_target('SELECT count(*) FROM shop."order"') == 20_000
+        code, text = await said(knarr, "doctor", "--target", "shop")
+        assert code == Exit.DONE, text
+        code, text = await said(knarr, "doctor", "--unwind", scene.run_id, "--yes")
+        assert code == Exit.REFUSED
+
+        # One that nobody has proved may not.
+        other = await scene.start(PLAN | {"mappings": OTHER}, run_id=f"other/{scene.number}", pause_before=["verify"])
+        await scene.until(other, "paused")
+        await terminated(other)
+        code, text = await said(knarr, "doctor", "--complete", other.id, "--yes")
+        assert code == Exit.USAGE
+        assert "not sealed" in text
+
+
+async def test_a_merge_is_taken_back_from_its_undo_log(scene: Scene, knarr: Knarr, second_cluster: Cluster) -> None:
+    await run_script(scene.target_dsn, occupied.SHOP)
+    before = occupied.dump(second_cluster, scene)
+    async with scene.worker():
+        handle = await scene.start(occupied.PLAN, pause_before=["seal"])
+        await scene.until(handle, "paused")
+        await terminated(handle)
+    assert occupied.dump(second_cluster, scene) != before
+    code, text = await said(knarr, "doctor", "--unwind", scene.run_id, "--yes")
+    assert code == Exit.DONE, text
+    assert occupied.dump(second_cluster, scene) == before
+    assert await scene.in_target("SELECT count(*) FROM knarr.undo") == 0

@@ -27,9 +27,7 @@ def temporal_with_ui() -> Iterator[TemporalServer]:
 
 
 @pytest.fixture(scope="session")
-async def scene(
-    cluster: Cluster, second_cluster: Cluster, temporal_with_ui: TemporalServer
-) -> AsyncIterator[Scene]:
+async def scene(cluster: Cluster, second_cluster: Cluster, temporal_with_ui: TemporalServer) -> AsyncIterator[Scene]:
     """One shop for all pictures: their runs follow each other on the same two databases."""
     source, target = cluster.create_database("ui_source"), second_cluster.create_database("ui_target")
     await run_script(source, SHOP)

@@ -24,19 +24,18 @@ SHOP_PLAN: Final = PLAN | {
 }
 ROLLED_BACK: Final = "shop-v2/2026-11-23T10-15-02Z"
 AT_WORK: Final = "shop-v2/2026-11-23T10-45-02Z"
+ACTOR: Final = "ada@example"
 
 
-async def begin(
-    scene: Scene, run_id: str, *, pause_before: list[str], plan: dict[str, Any] | None = None
-) -> WorkflowHandle[Any, Status]:
-    """Start a run as the starter does, at a time that gives it this id."""
-    document = Plan.model_validate(SHOP_PLAN | (plan or {}))
-    canonical = canonical_json(document)
+async def begin(scene: Scene, run_id: str, *, pause_before: list[str]) -> WorkflowHandle[Any, Status]:
+    """Start a run as the starter does, at the time that gives it this id."""
+    plan = Plan.model_validate(SHOP_PLAN)
+    canonical = canonical_json(plan)
     return await runs.start(
         scene.client,
-        LoadedPlan(plan=document, canonical=canonical, digest=digest_of(canonical), path=Path("shop.yaml")),
+        LoadedPlan(plan=plan, canonical=canonical, digest=digest_of(canonical), path=Path("shop.yaml")),
         task_queue=scene.task_queue,
-        actor="ada@example",
+        actor=ACTOR,
         pause_before=pause_before,
         now=datetime.strptime(run_id.rpartition("/")[2], "%Y-%m-%dT%H-%M-%SZ").replace(tzinfo=UTC),
     )
@@ -47,15 +46,14 @@ async def rolled_back(scene: Scene, album: Album) -> None:
     handle = await begin(scene, ROLLED_BACK, pause_before=["verify"])
     await scene.until(handle, "paused")
     await run_script(scene.target_dsn, 'UPDATE shop."order" SET total = total + 1 WHERE id = 4711')
-    await scene.order(handle, "resume")
+    await scene.order(handle, "resume", "nothing was found")
     with pytest.raises(WorkflowFailureError):
         await handle.result()
     await album.take(
-        await album.page_of("rolled-back-timeline", handle, "timeline", ["ROLLED BACK"]),
+        await album.page_of("rolled-back-timeline", handle, "timeline", ["ROLLED BACK", "take back: lease on shop"]),
         await album.page_of("rolled-back-history", handle, "history", ["Workflow Execution Failed"]),
-        await album.page_of("rolled-back-relationships", handle, "relationships", ["shop.order"]),
+        await album.page_of("rolled-back-relationships", handle, "relationships", ["shop.customer"]),
         await album.page_of("rolled-back-user-metadata", handle, "user-metadata", ["Current Details"], ["as of"]),
-        await album.page_of("rolled-back-search-attributes", handle, "search-attributes", ["KnarrState"]),
     )
 
 
@@ -63,36 +61,37 @@ async def at_work(scene: Scene, album: Album) -> None:
     """A run that can't get past a lock, then waits before verification, then is kept open."""
     handle = await begin(scene, AT_WORK, pause_before=["copy", "verify"])
     await scene.until(handle, "paused")
-    child = scene.client.get_workflow_handle(f"{AT_WORK}/shop.order")
-    async with locked(scene.source_dsn, "public.orders"):
-        await scene.order(handle, "resume")
-        link = await album.page_of("stuck-link", handle, "user-metadata", ["Current Details"], ["at work"])
-        link["follow"], link["arrived"] = "shop.order", f"{AT_WORK}/shop.order"
-        await album.take(
-            await album.page_of("stuck-timeline", handle, "timeline", ["shop.customer"]),
-            await album.page_of("stuck-user-metadata", handle, "user-metadata", ["Current Details"], ["copying"]),
-            await album.page_of("stuck-child-pending", child, "pending-activities", ["lock"]),
-            await album.page_of("stuck-child-timeline", child, "timeline", ["partition 1 of"]),
-            link,
-        )
+    await _stuck(scene, album, handle)
     await scene.until(handle, "paused")
     await album.take(
         album.list_of_runs("list", [AT_WORK]),
         album.list_of_runs("list-configured", [AT_WORK, "KnarrState"], configured=True),
-        await album.page_of("paused-timeline", handle, "timeline", ["shop.order"]),
-        await album.page_of("paused-history", handle, "history", ["Workflow Execution Started"]),
-        await album.page_of("paused-relationships", handle, "relationships", ["shop.order"]),
-        await album.page_of("paused-pending-activities", handle, "pending-activities", ["Pending Activities"]),
+        await album.page_of("paused-timeline", handle, "timeline", ["shop.order · about"]),
+        await album.page_of("paused-history", handle, "history", ["Workflow Task Completed"]),
+        await album.page_of("paused-relationships", handle, "relationships", ["shop.customer"]),
         await album.page_of("paused-user-metadata", handle, "user-metadata", ["Current Details"], ["knarr resume"]),
         await album.page_of("paused-search-attributes", handle, "search-attributes", ["KnarrState"]),
-        await album.page_of("paused-child-timeline", child, "timeline", ["partition 1 of"]),
     )
-    await scene.order(handle, "resume")
+    await scene.order(handle, "resume", "go on")
     await scene.until(handle, "kept open")
     await album.take(
-        await album.page_of("kept-open-timeline", handle, "timeline", ["shop.order"]),
+        await album.page_of("kept-open-timeline", handle, "timeline", ["the seal"]),
         await album.page_of("kept-open-user-metadata", handle, "user-metadata", ["Current Details"], ["kept open"]),
     )
+
+
+async def _stuck(scene: Scene, album: Album, handle: WorkflowHandle[Any, Status]) -> None:
+    child = scene.client.get_workflow_handle(f"{AT_WORK}/shop.order")
+    async with locked(scene.source_dsn, "public.orders"):
+        await scene.order(handle, "resume", "the window is open")
+        link = await album.page_of("stuck-link", handle, "user-metadata", ["Current Details"], ["at work"])
+        link["follow"], link["arrived"] = "shop.order", child.id
+        await album.take(
+            await album.page_of("stuck-user-metadata", handle, "user-metadata", ["Current Details"], ["copying"]),
+            link,
+            await album.page_of("stuck-pending-activities", child, "pending-activities", ["lock timeout"]),
+            await album.page_of("stuck-child-timeline", child, "timeline", ["partition 1 of"]),
+        )
 
 
 @asynccontextmanager

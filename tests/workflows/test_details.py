@@ -87,6 +87,12 @@ def test_a_paused_run_promises_no_time_left() -> None:
     assert "to go" not in shown(progress(mapping(0, rows=500), state="paused"))
 
 
+def test_a_run_that_goes_back_tells_what_is_still_there() -> None:
+    gone, there = mapping(0, state="taken back"), mapping(1, state="copied", rows=1_000)
+    assert "**1,000 copied rows** still on the target" in shown(progress(gone, there, state="unwinding"))
+    assert "no copied row is on the target" in shown(progress(gone, state="rolled back"))
+
+
 def test_verification_tells_its_share_until_there_is_a_verdict() -> None:
     copied = mapping(0, state="copied", rows=1_000)
     assert "**40% verified** · 400 of 1,000 rows" in shown(progress(copied, step="verify", verified=400, ended=NOW))

@@ -25,6 +25,7 @@ from knarr.postgres.survey.expressions import check_cross, check_source_side, ch
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.keys import check_keys, transformed_columns
 from knarr.postgres.survey.locks import check_locks
+from knarr.postgres.survey.occupied import check_missing, check_occupied
 from knarr.postgres.survey.problems import Problems
 from knarr.postgres.survey.resolve import resolve_columns
 from knarr.postgres.survey.sequences import SequencePlan, plan_sequences
@@ -87,6 +88,7 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
     await occupancy.check_claims(inquiry)
     for one in sketches:
         await occupancy.check_occupancy(inquiry, one, copied)
+        await check_occupied(inquiry, one)
         await occupancy.check_objects(inquiry, one.where(), objects[one.number])
     await occupancy.check_objects(inquiry, f"target {plan.target}", of_run)
     await privileges.check_privileges(inquiry, made_in)
@@ -101,6 +103,7 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
     for one in sketches:
         if not one.broken and not one.unreadable:  # the estimate may have found out
             await check_keys(inquiry, one)
+            await check_missing(inquiry, one)
     for position, check in enumerate(plan.checks):
         await check_cross(inquiry, position, check)
     needs = fill_order(inquiry)
@@ -169,6 +172,7 @@ def _resolved(
         transform_columns=[column.name for column in one.copied if column.name in transformed],
         rules=one.mapping.rules,
         scope=one.mapping.scope,
+        delete_missing=one.mapping.delete_missing,
         phases={
             phase.phase: predicate
             for phase in plan.rollout

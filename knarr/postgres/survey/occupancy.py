@@ -89,9 +89,10 @@ async def check_occupancy(inquiry: Inquiry, sketch: Sketch, copied: frozenset[st
                 where,
                 f"table {write_table(sketch.target)} has rows",
                 expected="an empty table with `mode: fill`",
-                hint="empty it, or name another target",
+                hint="`mode: append` or `mode: merge` write to a table that has rows; or empty it",
             )
-    if table.insert_triggers:
+    occupied = sketch.mapping.mode in ("append", "merge")  # `occupied` looks at more of its triggers and rules
+    if table.insert_triggers and not occupied:
         inquiry.problems.error(
             where,
             f"triggers of {write_table(sketch.target)} would fire for every row: {listed(table.insert_triggers)}",
@@ -104,7 +105,7 @@ async def check_occupancy(inquiry: Inquiry, sketch: Sketch, copied: frozenset[st
             f"row level security hides rows of {write_table(sketch.target)} from this role",
             expected="a role that sees and writes all rows: its owner, or one with BYPASSRLS",
         )
-    if table.rules:
+    if table.rules and not occupied:
         inquiry.problems.warn(
             where, f"rules of {write_table(sketch.target)} do not apply to COPY: {listed(table.rules)}"
         )
@@ -143,7 +144,8 @@ async def _in_the_way(inquiry: Inquiry, sketch: Sketch) -> None:
         sketch.where("target"),
         f"{kind} {write_table(sketch.target)} exists on the target, with {rows}",
         expected="that it is absent: the run makes it",
-        hint="`mode: fill` fills an empty table; or drop it, or name another target",
+        hint="`mode: fill` fills an empty table, append and merge write to one that has rows; or drop it, or name "
+        "another target",
     )
 
 

@@ -156,7 +156,8 @@ async def test_what_is_in_the_way_of_what_the_run_makes(
             "mappings[0].target (public.author)",
             "table public.author exists on the target, with no rows",
             "that it is absent: the run makes it",
-            "`mode: fill` fills an empty table; or drop it, or name another target",
+            "`mode: fill` fills an empty table, append and merge write to one that has rows; or drop it, or name "
+            "another target",
         ),
         (
             "mappings[0] (public.book)",

@@ -1,0 +1,157 @@
+"""Many starts at once, and storms of orders: one winner, and every order applied or refused, none lost."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from tests.faults import oracle
+from tests.faults.record import LONG, recorded
+from tests.faults.shop import PLAN
+from tests.faults.stage import Stage, Theatre
+from workflows.messages import Order
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+STARTS: Final = 20
+MESSAGES: Final = 400 if LONG else 60
+TRAIL: Final = "SELECT body FROM knarr.audit WHERE kind = 'operator' ORDER BY position"
+
+
+async def test_twenty_starts_at_once_have_one_winner(theatre: Theatre, tmp_path: Path) -> None:
+    must = "one claim; nineteen are refused with the holder's name and write nothing"
+    with recorded("20 runs start at once on the same tables", must) as case:
+        async with theatre.stage(tmp_path) as stage:
+            ids = [f"{stage.run_id}/{number}" for number in range(STARTS)]
+            handles = await asyncio.gather(
+                *[stage.scene.start(PLAN, run_id=run_id, pause_before=["copy"]) for run_id in ids]
+            )
+            stage.worker()
+            stage.worker()
+            refused: dict[str, str] = {}
+            async with asyncio.timeout(120):
+                while len(refused) < STARTS - 1:
+                    for run_id, handle in zip(ids, handles, strict=True):
+                        if run_id not in refused and not await stage.running(handle):
+                            outcome, message = await stage.ended(handle)
+                            assert outcome == "ClaimRefused", (outcome, message)
+                            refused[run_id] = message
+                    await asyncio.sleep(0.1)
+            [winner] = set(ids) - set(refused)
+            case.violations += [f"no holder's name: {text}" for text in refused.values() if winner not in text]
+            handle = handles[ids.index(winner)]
+            await stage.scene.until(handle, "paused")
+            await stage.scene.order(handle, "resume")
+            outcome, _ = await stage.ended(handle)
+            case.violations += await stage.judge(outcome, "completed", run_id=winner)
+
+
+async def test_one_run_id_can_be_started_once(theatre: Theatre, tmp_path: Path) -> None:
+    with recorded("20 starts at once with the same run id", "one runs, the others are told so") as case:
+        async with theatre.stage(tmp_path) as stage:
+            starts = [stage.scene.start(PLAN) for _ in range(STARTS)]
+            results = await asyncio.gather(*starts, return_exceptions=True)
+            kinds = Counter(type(result) for result in results)
+            if kinds[WorkflowAlreadyStartedError] != STARTS - 1:
+                case.violations.append(f"started: {kinds}")
+            stage.worker()
+            [handle] = [result for result in results if isinstance(result, WorkflowHandle)]
+            outcome, _ = await stage.ended(handle)
+            case.violations += await stage.judge(outcome, "completed")
+
+
+async def say(handle: WorkflowHandle[Any, Any], action: str, reason: str, *, update: bool) -> str:
+    """Gives one order; returns `accepted`, `refused`, or `sent` for a signal, whose answer is in the trail."""
+    order = Order(actor="storm", reason=reason)
+    if not update:
+        await handle.signal(action, order)
+        return "sent"
+    try:
+        await handle.execute_update(action, order, id=reason.replace(" ", "-"))
+    except WorkflowUpdateFailedError:
+        return "refused"
+    return "accepted"
+
+
+async def storm(handle: WorkflowHandle[Any, Any], chance: random.Random) -> dict[str, tuple[str, str]]:
+    """Orders from five people at once, sensible or not; returns what each was told, by the order's reason."""
+    told: dict[str, tuple[str, str]] = {}
+    todo = iter(range(MESSAGES))
+
+    async def person() -> None:
+        for number in todo:
+            update = chance.random() < 0.6
+            known = ["pause", "resume", "approve", "complete", "retry", "skip"] if update else ["pause", "resume"]
+            action = chance.choice([*known, "pause", "resume"])
+            reason = f"message {number} {action}"
+            try:
+                told[reason] = (action, await say(handle, action, reason, update=update))
+            except RPCError as error:
+                told[reason] = (action, "limited" if "limit" in str(error).lower() else f"lost: {error}")
+
+    await asyncio.gather(*[person() for _ in range(5)])
+    return told
+
+
+async def weathered(stage: Stage, told: dict[str, tuple[str, str]]) -> list[str]:
+    """Holds what people were told against the trail, and the trail against a model of one switch."""
+    entries = [json.loads(line) for line in await oracle.lines(stage.scene.target_dsn, TRAIL_COPY)]
+    by_reason = {entry["reason"]: entry for entry in entries if entry["actor"] == "storm"}
+    found, paused = [], False
+    for reason, (_, answer) in told.items():
+        entry = by_reason.get(reason)
+        if answer == "accepted" and (entry is None or not entry["accepted"]):
+            found.append(f"accepted and not in the trail: {reason}")
+        if answer == "refused" and entry is not None and entry["accepted"]:
+            found.append(f"refused and yet applied: {reason}")
+        if answer == "sent" and entry is None:
+            found.append(f"sent and lost: {reason}")
+        if answer.startswith("lost"):
+            found.append(f"{reason}: {answer}")
+    for entry in entries:
+        if entry["action"] not in ("pause", "resume") or not entry["accepted"]:
+            continue
+        if (entry["action"] == "pause") == paused:
+            found.append(f"{entry['action']} applied although paused is {paused}: {entry['reason']}")
+        paused = entry["action"] == "pause"
+    return found
+
+
+# COPY's text form doubles backslashes; encoded, a line is what is stored.
+TRAIL_COPY: Final = (
+    "SELECT replace(encode(convert_to(body, 'UTF8'), 'escape'), E'\\n', '') FROM knarr.audit"
+    " WHERE kind = 'operator' ORDER BY position"
+)
+
+
+@pytest.mark.parametrize("ending", ["completed", pytest.param("aborted", marks=pytest.mark.slow)])
+async def test_a_storm_of_orders(theatre: Theatre, tmp_path: Path, ending: oracle.Outcome) -> None:
+    seed = random.SystemRandom().randrange(2**31)
+    must = "each is applied or refused with a reason, none is lost; the run ends as the last order says"
+    with recorded("storm of pause, resume, approve, complete, retry, skip", must, seed=seed) as case:
+        case.tried = MESSAGES
+        case.note = f"{MESSAGES} orders by 5 people at once, run {ending}"
+        async with theatre.stage(tmp_path) as stage:
+            handle = await stage.scene.start(PLAN, pause_before=["verify"])
+            stage.worker()
+            told = await storm(handle, random.Random(seed))
+            # Whoever resumed last has let it go on; it must not have ended before the storm.
+            if ending == "aborted":
+                await say(handle, "abort", "the end", update=False)
+            while await stage.running(handle):
+                status = await stage.scene.until(handle, "paused", "completed", "aborted", "running", "unwinding")
+                if status.state == "paused":
+                    await say(handle, "resume", "the storm is over", update=False)
+                await asyncio.sleep(0.2)
+            outcome, _ = await stage.ended(handle)
+            for worker in stage.workers:
+                worker.kill()
+            case.violations += await weathered(stage, told)
+            case.violations += await stage.judge(outcome, ending)
