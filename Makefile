@@ -68,8 +68,9 @@ test: lint ## set-up, lint and every test, against real servers (ARGS= goes to p
 	@$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile --durations=10 $(ARGS)
 	@echo "All green. Next: make demo; pictures and reports that the tests made are in artefacts/."
 
-faults: $(STAMP) ## only the tests that kill processes and cut connections
-	@$(BIN)/python -m pytest -q -m faults $(ARGS)
+faults: $(STAMP) ## break everything that can be broken, at length, and write docs/reliability.md's table (half an hour)
+	@rm -f artefacts/faults.jsonl
+	@KNARR_FAULTS=long $(BIN)/python -m pytest -q tests/faults $(ARGS); code=$$?; $(BIN)/python -m tests.faults.table && exit $$code
 
 lock: $(STAMP) ## pin again: the newest versions, with hashes, without a host
 	@set -eu; UV=$$(command -v uv || echo "$(BIN)/uv"); \

@@ -181,16 +181,14 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
             target_identity=record.survey.target_identity if record.survey else "",
         )
         head = await results.store_verdict(target, lease_of(run), concluded, key_of_environment())
-        by_weight = sorted(
-            computed, key=lambda result: KINDS.index(result.kind) if result.kind in KINDS else len(KINDS)
-        )
-        findings = [line(result, finding) for result in by_weight for finding in result.findings]
+        by_weight = sorted(concluded.checks, key=lambda check: KINDS.index(check.kind))
+        findings = [line(check.name, finding) for check in by_weight for finding in check.findings]
         return VerdictSummary(
             passed=concluded.passed,
             checks=len(expected),
-            failed=sum(1 for result in computed if result.outcome != "passed") + len(expected) - len(computed),
-            rows=sum(result.target_rows or 0 for result in computed if result.kind == "parity"),
-            findings=sum(result.findings_total for result in computed),
+            failed=sum(1 for check in concluded.checks if check.outcome != "passed"),
+            rows=sum(check.target_rows or 0 for check in concluded.checks if check.kind == "parity"),
+            findings=concluded.findings_total,
             first_findings=[scrub(finding) for finding in findings[:FINDINGS_IN_HISTORY]],
             digest=concluded.digest,
             head=head,
@@ -226,9 +224,11 @@ def told(found: list[CheckResult]) -> VerifyResult:
     )
 
 
-def line(result: CheckResult, finding: Finding) -> str:
+def line(check: str, finding: Finding) -> str:
     """A finding for history: where and what, values shortened."""
     key = ", ".join(f"{name}={value}" for name, value in finding.key.items())
-    where = finding.mapping or f"check '{result.name}'"
+    where = finding.mapping or f"check '{check}'"
     column = f", column {finding.column}: expected {finding.expected}, found {finding.found}" if finding.column else ""
+    if finding.kind == "coverage":
+        column = f": {finding.found}"
     return f"{where} ({key}): {finding.kind}{column}"[:300]

@@ -9,6 +9,7 @@ import json
 from pydantic import JsonValue
 
 from knarr.audit.canonical import digest_of
+from knarr.audit.coverage import not_computed
 from knarr.audit.facts import CheckFacts, ReportData, StoredCheck, VerdictFacts
 from knarr.audit.judged import said_by
 
@@ -63,6 +64,8 @@ def _doubts_about_verdict(verdict: VerdictFacts, data: ReportData, witnessed: se
         doubts.append(f"{name}: it says passed, but {len(failed)} of its checks did not")
     if verdict.passed and not judged:
         doubts.append(f"{name}: it says passed, but names no check")
+    if verdict.passed:
+        doubts.extend(f"{name}: it says passed, but {what}" for what in not_computed(data, verdict, stored))
     doubts.extend(f"{name}: {what}" for what in _unlike_results(judged, stored))
     return doubts
 

@@ -125,6 +125,8 @@ class MappingFacts(Facts):
     key: list[str] = Field(default_factory=list)
     columns: int = 0
     transform: str | None = None
+    rules: list[str] = Field(default_factory=list, description="names of the rules that its rows must meet")
+    phases: list[str] = Field(default_factory=list, description="phases that name it; the last takes all that remains")
     rows: int = 0
     bytes: int = 0
     seconds: float = 0.0

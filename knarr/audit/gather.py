@@ -157,6 +157,10 @@ def _names(value: JsonValue) -> list[str]:
     return [_text(column.get("name")) for column in columns if isinstance(column, dict)]
 
 
+def _keys(value: JsonValue) -> list[str]:
+    return list(value) if isinstance(value, dict) else []
+
+
 def _mapping(row: "Record") -> MappingFacts:
     resolved = _document(row["resolved"])
     source = resolved.get("source_table")
@@ -169,6 +173,8 @@ def _mapping(row: "Record") -> MappingFacts:
         key=_names(resolved.get("key")),
         columns=len(_names(resolved.get("columns"))),
         transform=_text(resolved.get("transform")) or None,
+        rules=_keys(resolved.get("rules")),
+        phases=_keys(resolved.get("phases")),
         rows=row["rows"],
         bytes=row["bytes"],
         seconds=row["seconds"],

@@ -1,14 +1,16 @@
 """Checks a JSON report of Knarr alone: any Python from 3.11, no package, no database, no network.
 
-    python -m knarr.audit.offline report.json [--witness POSITION:DIGEST ...]     (or: python offline.py report.json)
+    python -m knarr.audit.offline report.json [--witness POSITION:DIGEST ...] [--key FILE]     (or: python offline.py ...)
 
-Recomputes the report's own digest, the audit trail's chain, every verdict's digest and those of the results behind it.
+Recomputes the report's own digest, the audit trail's chain, every verdict's digest and those of the results behind it,
+and whether every check that the plan asks for has one; with the signing key also each verdict's signature.
 Ends with 0 when all hold and with 1 when one does not. A witness is a head of the chain that you have from elsewhere
 (Temporal's history, your notes), whole or its first 12 characters: only it shows that a whole trail was written anew.
 """
 
 import argparse
 import hashlib
+import hmac
 import json
 import re
 import sys
@@ -85,11 +87,52 @@ def check_verdicts(report: dict[str, Any]) -> list[str]:
     return faults
 
 
-def check(raw: bytes, witnesses: list[tuple[int, str]]) -> list[str]:
+def check_coverage(report: dict[str, Any]) -> list[str]:
+    """A verdict that passed needs a result for every check of the plan, and a statement behind each."""
+    faults, plan = [], report["plan"]
+    phases = [phase["phase"] for phase in plan.get("rollout", [])] or ["everyone"]
+    for verdict in report["verdicts"]:
+        if not verdict["passed"]:
+            continue
+        place = (verdict["phase"], verdict["round"])
+        stored = [row for row in report["checks"] if place == (row["phase"], row["round"])]
+        there = {(row["kind"], row["name"], row["mapping"], row["partition"]) for row in stored}
+        so_far = phases[: phases.index(verdict["phase"]) + 1]
+        expected: list[tuple[str, str, int, int]] = []
+        for mapping in report["mappings"]:
+            if so_far != phases and not set(so_far) & set(mapping["phases"]):
+                continue
+            name, number = mapping["name"], mapping["number"]
+            expected += [("parity", name, number, part) for part in range(max(mapping["partitions_planned"], 1))]
+            expected += [("integrity", name, number, -1)] + [("rule", rule, number, -1) for rule in mapping["rules"]]
+        for kind, part in (("cross", "checks"), ("downstream", "downstream")) if so_far == phases else ():
+            expected += [(kind, one["name"], -1, -1) for one in plan.get(part, []) if "***" not in one["name"]]
+        faults += [f"verdict of {place}: passed without a result of {key}" for key in expected if key not in there]
+        computed = [row for row in stored if row["kind"] != "downstream" and row["outcome"] == "passed"]
+        empty = [(row["kind"], row["name"], row["partition"]) for row in computed if not row["result"].get("sql")]
+        faults += [f"verdict of {place}: no statement behind {key}, so nothing was computed" for key in empty]
+    return faults
+
+
+def check_signatures(report: dict[str, Any], key: bytes) -> list[str]:
+    """Every verdict in the trail must be signed with the key."""
+    faults, words = [], ("phase", "round", "passed", "digest")
+    for entry in report["trail"]["entries"]:
+        if entry["kind"] == "verdict":
+            body = json.loads(entry["body"])
+            statement = canonical({"run_id": entry["run_id"]} | {word: body[word] for word in words})
+            if not hmac.compare_digest(hmac.new(key, statement, "sha256").hexdigest(), body.get("signature", "")):
+                faults.append(f"entry {entry['position']}: the verdict is not signed with this key")
+    return faults
+
+
+def check(raw: bytes, witnesses: list[tuple[int, str]], key: bytes | None = None) -> list[str]:
     """Everything that is wrong with a report; whatever can't be read is a fault, never a reason to pass."""
     try:
         report = json.loads(raw)
-        return [*check_document(raw, report), *check_chain(report, witnesses), *check_verdicts(report)]
+        faults = [*check_document(raw, report), *check_chain(report, witnesses), *check_verdicts(report)]
+        faults += check_coverage(report)
+        return faults + (check_signatures(report, key) if key is not None else [])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         return [f"not a whole Knarr report ({type(error).__name__}: {error})"]
 
@@ -104,9 +147,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--witness", type=witness, action="append", default=[], metavar="POSITION:DIGEST")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the workers' KNARR_SIGNING_KEY_FILE")
     arguments = parser.parse_args()
     raw = arguments.report.read_bytes()
-    faults = check(raw, arguments.witness)
+    faults = check(raw, arguments.witness, arguments.key.read_bytes().rstrip(b"\r\n") if arguments.key else None)
     lines = [f"✗ {fault}" for fault in faults]
     if not faults:
         report = json.loads(raw)

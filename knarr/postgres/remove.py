@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+import asyncpg
+
 from knarr.audit import chain
 from knarr.errors import DataError, PlanError
 from knarr.plan.models import Limits
@@ -90,7 +92,13 @@ async def _empty(connection: Connection, mapping: ResolvedMapping, kind: str, ex
             )
     if not await connection.fetch(POINTING_HERE, table):
         # ONLY: tables that inherit from it hold other people's rows; a partitioned table can't do without its parts.
-        await connection.execute(f"TRUNCATE {'' if kind == 'p' else 'ONLY '}{table}")
+        only = "" if kind == "p" else "ONLY "
+        try:
+            async with connection.transaction():
+                await connection.execute(f"TRUNCATE {only}{table}")
+        except asyncpg.DiskFullError:
+            # TRUNCATE writes each index anew, a page at least; DELETE needs no room on a full disk.
+            await connection.execute(f"DELETE FROM {only}{table}")
         return
     await refuse_changes_elsewhere(connection, mapping, "TRUE", [])
     await connection.execute(f"DELETE FROM {table}")

@@ -141,6 +141,25 @@ def bucket_entries(relation: Relation, method: Method, mask: int) -> str:
     )
 
 
+def bucket_arrays(relation: Relation, method: Method, mask: int) -> str:
+    """b, kh, h0, h1: of some buckets (the last argument, a bigint[]), ascending, the hashes of all rows as arrays.
+
+    An array of numbers is read some thirty times as fast as as many rows; keys are left out.
+    """
+    kept = relation.with_condition(in_buckets(relation, method, mask))
+    bucket = _bucket(relation.key, method, mask) if relation.key else "NULL::bigint"
+    key_text = _row_text(relation.key, method) if relation.key else "NULL::text"
+    own = (
+        ("b", _hash("kt", method, 0)) if relation.key else (f"{_hash('t', method, 0)} & {mask}", _hash("t", method, 0))
+    )
+    return (
+        "SELECT b, array_agg(kh) AS kh, array_agg(h0) AS h0, array_agg(h1) AS h1\n"
+        f"  FROM (SELECT {own[0]} AS b, {own[1]} AS kh, {_hash('t', method, 0)} AS h0, {_hash('t', method, 1)} AS h1\n"
+        f"          FROM (SELECT {bucket} AS b, {key_text} AS kt, {_row_text(relation.columns, method)} AS t\n"
+        f"{kept.source}\n                OFFSET 0) AS r ORDER BY 1) AS h\n GROUP BY b ORDER BY b"
+    )
+
+
 def rows_by_hash(relation: Relation, method: Method, mask: int) -> str:
     """kh, h0, h1, k, c: the rows of some buckets whose key has one of some hashes, c with the columns' texts.
 

@@ -7,9 +7,12 @@ from typing import Final, Protocol
 from asyncpg import Record
 
 from knarr.postgres.session import Connection
-from knarr.verify.checksum import Method, Relation, bucket_entries, bucket_sums, rows_by_hash
+from knarr.verify.checksum import Method, Relation, bucket_arrays, bucket_entries, bucket_sums, rows_by_hash
 
 PREFETCH: Final = 5000
+BUCKETS_AT_ONCE: Final = 16
+# Sorted, buckets come one after the other and the server holds one at a time; hashed, it would hold them all.
+SORTED: Final = "SET LOCAL enable_hashagg = off"
 
 Key = tuple[str | None, ...]
 Hash = tuple[int, int]
@@ -46,6 +49,14 @@ class Entry:
     hash: Hash
     key: Key
     count: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket's rows as (hash of the key, both hashes of the row), in no order."""
+
+    number: int
+    rows: list[tuple[int, int, int]]
 
 
 Rows = dict[tuple[Key, Hash], list[str | None]]
@@ -90,6 +101,13 @@ class SqlSide:
         sql = self._said(bucket_entries(self.relation, self.method, mask))
         async for record in self.connection.cursor(sql, *self.relation.arguments, buckets, prefetch=PREFETCH):
             yield entry_of(record)
+
+    async def buckets(self, mask: int, buckets: Sequence[int]) -> AsyncIterator[Bucket]:
+        """The hashes of some buckets' rows, without keys, in ascending order of the buckets."""
+        await self.connection.execute(SORTED)
+        sql = self._said(bucket_arrays(self.relation, self.method, mask))
+        async for record in self.connection.cursor(sql, *self.relation.arguments, buckets, prefetch=BUCKETS_AT_ONCE):
+            yield Bucket(record["b"], list(zip(record["kh"], record["h0"], record["h1"], strict=True)))
 
     async def rows(self, mask: int, buckets: Sequence[int], key_hashes: Sequence[int]) -> Rows:
         """See Side."""

@@ -63,7 +63,7 @@ async def merge(
         left_first = right_group is None or (left_group is not None and left_group[0] <= right_group[0])
         right_first = left_group is None or (right_group is not None and right_group[0] <= left_group[0])
         key_hash = left_group[0] if left_first and left_group else right_group[0] if right_group else 0
-        _compare(
+        tell_apart(
             key_hash,
             left_group[1] if left_first and left_group else {},
             right_group[1] if right_first and right_group else {},
@@ -95,13 +95,14 @@ async def _grouped(entries: AsyncIterator[Entry]) -> AsyncIterator[Group]:
         yield key_hash, group
 
 
-def _compare(
+def tell_apart(
     key_hash: int,
     expected: dict[Key, Counter[Hash]],
     found: dict[Key, Counter[Hash]],
     differences: Differences,
     others: bool,
 ) -> None:
+    """Adds what is between the two sides of one key hash: both by key, each with how many rows it has of a content."""
     nothing: Counter[Hash] = Counter()
     for key in [*expected, *(key for key in found if key not in expected and not others)]:
         wanted, there = expected.get(key, nothing), found.get(key, nothing)

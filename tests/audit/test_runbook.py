@@ -157,3 +157,13 @@ def test_names_and_sql_can_not_act_on_the_page() -> None:
 def test_a_secret_in_a_statement_is_blanked() -> None:
     text = render_runbook(plan(), survey(create="CREATE USER MAPPING OPTIONS (password 'hunter2')"))
     assert "hunter2" not in text
+
+
+def test_guards_and_what_a_breach_does_are_told() -> None:
+    guard = {"name": HOSTILE, "query": "SELECT count(*) FROM shop.failed", "max": 5, "during": "always"}
+    paused = render_runbook(plan(guards=[guard]), survey())
+    assert "a breach pauses the run; resuming accepts it" in paused
+    assert "on target, at any time, every 10s: `SELECT count(*) FROM shop.failed`, at most 5" in paused
+    assert HOSTILE not in paused
+    taken_back = render_runbook(plan(guards=[guard], rollback={"on": ["guard"]}), survey())
+    assert "a breach rolls back" in taken_back

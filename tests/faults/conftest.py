@@ -40,8 +40,5 @@ async def theatre(temporal: TemporalServer, nursery: Nursery) -> AsyncIterator[T
     place = Theatre(source, target, nursery, await connect(temporal.address))
     place.build()
     yield place
-    import os, shutil
-    if os.environ.get("KEEPLOG"):
-        shutil.copy(target.log, "/tmp/target.log")
     stop_cluster(target)
     stop_cluster(source)

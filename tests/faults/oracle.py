@@ -111,13 +111,15 @@ async def violations(
         shop: the databases are those of `shop.py`, with their sequence and their bystanders.
         partitions_unverified: a person skipped verification.
     """
-    found = await _sessions(before.target_dsn, "knarr%") + await _sessions(before.source_dsn, f"knarr/{run_id}/%")
+    found = await sessions_left(before.target_dsn, "knarr%") + await sessions_left(
+        before.source_dsn, f"knarr/{run_id}/%"
+    )
     connection = await asyncpg.connect(before.target_dsn, server_settings=SAME_TEXT)
     try:
         found += [f"left behind: {row[0]}" for row in await connection.fetch(LEFT_BEHIND)]
         if await connection.fetchval(KNARR_IS_THERE):
             found += await _record(connection, run_id, outcome)
-            found += await _chain(connection, run_id)
+            found += await chain_breaks(connection, run_id)
         elif outcome == "completed":
             found.append("there is no knarr schema on the target")
         if outcome == "completed":
@@ -137,7 +139,7 @@ async def violations(
     return found
 
 
-async def _sessions(dsn: str, pattern: str) -> list[str]:
+async def sessions_left(dsn: str, pattern: str) -> list[str]:
     """Sessions of the product that are still there after a while."""
     connection = await asyncpg.connect(dsn, server_settings=SAME_TEXT)
     try:
@@ -214,7 +216,7 @@ async def _beside(connection: Any) -> list[str]:
     return found
 
 
-async def _chain(connection: Any, run_id: str) -> list[str]:
+async def chain_breaks(connection: Any, run_id: str) -> list[str]:
     """Recomputes SHA-256 over every entry of the audit trail, in order, from thirty-two zero bytes on."""
     found, previous, position = [], bytes(32), 0
     for row in await connection.fetch(AUDIT, run_id):
@@ -254,6 +256,15 @@ async def lines(dsn: str, query: str) -> list[bytes]:
     finally:
         await connection.close()
     return b"".join(chunks).splitlines()
+
+
+async def column(dsn: str, query: str) -> list[Any]:
+    """The first column of a query."""
+    connection = await asyncpg.connect(dsn, server_settings=SAME_TEXT)
+    try:
+        return [row[0] for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
 
 
 async def one_value(dsn: str, query: str, *arguments: object) -> Any:

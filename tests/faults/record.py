@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "artefacts" / "faults.jsonl"
 LONG: Final = os.environ.get("KNARR_FAULTS", "") == "long"
+SEED: Final = int(os.environ.get("KNARR_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 # One for all test processes of one call: what a session recorded replaces what earlier ones recorded of the same fault.
 SESSION: Final = os.environ.setdefault("KNARR_FAULTS_SESSION", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S} {os.getpid()}")
 

@@ -28,7 +28,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 TOO_MANY: Final = (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError)
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("side", [pytest.param("source", marks=pytest.mark.slow), "target"])
 async def test_a_connection_cut_in_mid_copy(theatre: Theatre, tmp_path: Path, side: Side) -> None:
     with recorded(f"connections to the {side} reset in mid COPY", COMPLETE) as case:
         async with theatre.stage(tmp_path) as stage:
@@ -66,7 +66,8 @@ async def test_connections_cut_after_every_few_kilobytes(theatre: Theatre, tmp_p
                 case.violations += await play(stage, act=cut)
 
 
-@pytest.mark.parametrize("side", ["source", pytest.param("target", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["source", "target"])
 async def test_a_slow_network_is_slower_and_not_wrong(theatre: Theatre, tmp_path: Path, side: Side) -> None:
     with recorded(f"each packet to and from the {side} delayed", COMPLETE) as case:
         async with theatre.stage(tmp_path) as stage:
@@ -132,7 +133,7 @@ async def test_a_reset_just_after_each_commit_went_through(theatre: Theatre, tmp
                     case.violations.append("no commit was reset: the case proves nothing")
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("side", ["source", pytest.param("target", marks=pytest.mark.slow)])
 async def test_backends_are_terminated_in_mid_copy(theatre: Theatre, tmp_path: Path, side: Side) -> None:
     with recorded(f"pg_terminate_backend of the {side}'s backends in mid COPY", COMPLETE) as case:
         async with theatre.stage(tmp_path) as stage:
@@ -141,7 +142,7 @@ async def test_backends_are_terminated_in_mid_copy(theatre: Theatre, tmp_path: P
             async def end_backends(handle: WorkflowHandle[Any, Any]) -> None:
                 worker = stage.worker(HELD, "hold")
                 await worker.until_reached()
-                ended = await oracle.lines(dsn, COPYING)
+                ended = await oracle.column(dsn, COPYING)
                 case.note = f"{len(ended)} backends ended"
                 assert ended, "nothing was copying: the case proves nothing"
                 worker.go()
@@ -162,8 +163,8 @@ async def test_backends_are_terminated_at_random_all_the_time(theatre: Theatre, 
                 ended = 0
                 while ended < 40 and await stage.running(handle):
                     dsn = chance.choice([stage.scene.source_dsn, stage.scene.target_dsn])
-                    if pids := await oracle.lines(dsn, anyone):
-                        await oracle.one_value(dsn, f"SELECT pg_terminate_backend({chance.choice(pids).decode()})")
+                    if pids := await oracle.column(dsn, anyone):
+                        await oracle.one_value(dsn, f"SELECT pg_terminate_backend({chance.choice(pids)})")
                         ended += 1
                     await asyncio.sleep(chance.uniform(0.0, 0.4))
                 case.tried = ended
@@ -179,7 +180,7 @@ async def test_no_connection_is_to_be_had_for_a_while(theatre: Theatre, tmp_path
                 worker = stage.worker("before build_keys", "hold")
                 await worker.until_reached()
                 # The worker's connections go, and others take their seats.
-                await oracle.lines(
+                await oracle.column(
                     stage.scene.target_dsn,
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'knarr%'",
                 )
@@ -198,6 +199,7 @@ async def test_no_connection_is_to_be_had_for_a_while(theatre: Theatre, tmp_path
             case.violations += await play(stage, act=fill)
 
 
+@pytest.mark.slow
 async def test_a_worker_can_reach_neither_database_at_first(theatre: Theatre, tmp_path: Path) -> None:
     with recorded("target refuses every connection for 3 s from the start", COMPLETE) as case:
         async with theatre.stage(tmp_path) as stage:

@@ -26,7 +26,8 @@ COMPLETE: Final = "retried until it works; target complete and equal, each parti
 BACK: Final = "the target equals its dump before"
 WAITING_FOR: Final = """
 SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
- WHERE NOT l.granted AND c.relname = '{}' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ WHERE NOT l.granted AND c.relname = '{}'
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 SCHEMA: Final = Path(__file__).parents[2] / "knarr" / "postgres" / "schema.sql"
 
@@ -52,6 +53,7 @@ async def test_a_statement_timeout_that_is_too_small_for_a_while(theatre: Theatr
             case.violations += await play(stage, act=squeeze)
 
 
+@pytest.mark.slow
 async def test_a_lock_is_held_for_longer_than_the_plan_waits(theatre: Theatre, tmp_path: Path) -> None:
     with recorded("table locked by another session for 5 s, lock_timeout 1 s", COMPLETE) as case:
         async with theatre.stage(tmp_path) as stage:
@@ -93,6 +95,7 @@ async def test_an_abort_while_the_run_waits_for_a_lock(theatre: Theatre, tmp_pat
             case.violations += await play(stage, act=lock, wanted="aborted")
 
 
+@pytest.mark.slow
 async def test_a_deadlock_with_another_session(theatre: Theatre, tmp_path: Path) -> None:
     with recorded("deadlock with another session, ours is the victim", COMPLETE) as case:
         async with theatre.stage(tmp_path) as stage:
@@ -184,6 +187,7 @@ def small_disk(server: Cluster, name: str, size: str) -> Iterator[Disk | str]:
         folder.parent.rmdir()
 
 
+@pytest.mark.slow
 async def test_the_disk_is_full_while_copying_and_then_is_not(theatre: Theatre, tmp_path: Path) -> None:
     fault = "ENOSPC on the target's tablespace while copying, room made after 4 s"
     with small_disk(theatre.target, "small_copying", "256k") as disk:

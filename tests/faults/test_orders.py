@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 STARTS: Final = 20
 MESSAGES: Final = 400 if LONG else 60
-TRAIL: Final = "SELECT body FROM knarr.audit WHERE kind = 'operator' ORDER BY position"
+TRAIL: Final = "SELECT body FROM knarr.audit WHERE kind IN ('operator', 'decision') ORDER BY position"
 
 
 async def test_twenty_starts_at_once_have_one_winner(theatre: Theatre, tmp_path: Path) -> None:
@@ -53,6 +53,7 @@ async def test_twenty_starts_at_once_have_one_winner(theatre: Theatre, tmp_path:
             case.violations += await stage.judge(outcome, "completed", run_id=winner)
 
 
+@pytest.mark.slow
 async def test_one_run_id_can_be_started_once(theatre: Theatre, tmp_path: Path) -> None:
     with recorded("20 starts at once with the same run id", "one runs, the others are told so") as case:
         async with theatre.stage(tmp_path) as stage:
@@ -102,8 +103,8 @@ async def storm(handle: WorkflowHandle[Any, Any], chance: random.Random) -> dict
 
 async def weathered(stage: Stage, told: dict[str, tuple[str, str]]) -> list[str]:
     """Holds what people were told against the trail, and the trail against a model of one switch."""
-    entries = [json.loads(line) for line in await oracle.lines(stage.scene.target_dsn, TRAIL_COPY)]
-    by_reason = {entry["reason"]: entry for entry in entries if entry["actor"] == "storm"}
+    entries = [json.loads(body) for body in await oracle.column(stage.scene.target_dsn, TRAIL)]
+    by_reason = {entry["reason"]: entry for entry in entries if entry.get("actor") == "storm"}
     found, paused = [], False
     for reason, (_, answer) in told.items():
         entry = by_reason.get(reason)
@@ -116,19 +117,13 @@ async def weathered(stage: Stage, told: dict[str, tuple[str, str]]) -> list[str]
         if answer.startswith("lost"):
             found.append(f"{reason}: {answer}")
     for entry in entries:
-        if entry["action"] not in ("pause", "resume") or not entry["accepted"]:
+        if entry.get("action") not in ("pause", "resume") or not entry["accepted"]:
             continue
-        if (entry["action"] == "pause") == paused:
+        # Where a run was asked at its start to pause, it pauses whether somebody has paused it already or not.
+        if (entry["action"] == "pause") == paused and entry["actor"] == "storm":
             found.append(f"{entry['action']} applied although paused is {paused}: {entry['reason']}")
         paused = entry["action"] == "pause"
     return found
-
-
-# COPY's text form doubles backslashes; encoded, a line is what is stored.
-TRAIL_COPY: Final = (
-    "SELECT replace(encode(convert_to(body, 'UTF8'), 'escape'), E'\\n', '') FROM knarr.audit"
-    " WHERE kind = 'operator' ORDER BY position"
-)
 
 
 @pytest.mark.parametrize("ending", ["completed", pytest.param("aborted", marks=pytest.mark.slow)])

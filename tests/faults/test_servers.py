@@ -21,13 +21,14 @@ from tests.servers import start_temporal, stop_temporal
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
+TRAIL: Final = "SELECT body FROM knarr.audit WHERE kind = 'operator'"
 COMPLETE: Final = "the run goes on by itself; target complete and equal, each partition once"
 BACK: Final = "the undoing goes on by itself; the target equals its dump before"
 
 ONLY_LONG: Final = pytest.mark.slow
 RESTARTS: Final = [
     pytest.param("source", "fast", marks=ONLY_LONG),
-    pytest.param("source", "immediate"),
+    pytest.param("source", "immediate", marks=ONLY_LONG),
     pytest.param("source", "kill", marks=ONLY_LONG),
     pytest.param("target", "fast", marks=ONLY_LONG),
     pytest.param("target", "immediate", marks=ONLY_LONG),
@@ -136,9 +137,7 @@ async def test_temporal_is_killed_and_comes_back_on_its_file(
                 worker.kill()
             case.violations += await stage.judge(outcome, "completed")
             case.note = f"{len(acknowledged)} orders acknowledged"
-            trail = b"\n".join(
-                await oracle.lines(stage.scene.target_dsn, "SELECT body FROM knarr.audit WHERE kind = 'operator'")
-            ).decode()
+            trail = "".join(await oracle.column(stage.scene.target_dsn, TRAIL))
             lost = [reason for reason in acknowledged if f'"{reason}"' not in trail]
             case.violations += [f"acknowledged and not in the trail: {lost}"] if lost else []
 

@@ -144,3 +144,16 @@ def test_a_byte_order_mark_and_foreign_line_ends_change_nothing(tmp_path: Path) 
     plan.write_bytes(b"\xef\xbb\xbf" + (GOOD / "shop.yaml").read_bytes().replace(b"\n", b"\r\n"))
 
     assert load_plan(plan).digest == load("shop").digest
+
+
+def test_guards_and_criteria_read_as_they_are_written() -> None:
+    plan = load("guards").plan
+
+    assert [(guard.name, guard.on, guard.min, guard.max, guard.every, guard.during) for guard in plan.guards] == [
+        ("error rate", "target", None, 5, "30s", "soak"),
+        ("lag of the replica", "replica", None, 2.5, "10s", "always"),
+        ("somebody buys", "source", 1, None, "10s", "copy"),
+    ]
+    assert plan.rollback.kinds == {"verification", "guard", "deadline", "errors"}
+    assert plan.rollback.errors == 20
+    assert load("shop").plan.rollback.errors is None

@@ -4,8 +4,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.service import RPCError
 
 from knarr.local.cluster import Cluster
 from tests.saga.scene import Scene, run_script
@@ -22,7 +23,8 @@ CREATE TABLE shop."order" (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_id integer NOT NULL REFERENCES shop.customer,
     total numeric(12,2), placed_on date);
 CREATE INDEX ON shop."order" (customer_id);
-INSERT INTO shop.customer (id, name, phone, points) SELECT n, 'Customer ' || n, NULL, n FROM generate_series(1001, 3000) n;
+INSERT INTO shop.customer (id, name, phone, points)
+SELECT n, 'Customer ' || n, NULL, n FROM generate_series(1001, 3000) n;
 INSERT INTO shop."order" (id, customer_id, total) OVERRIDING SYSTEM VALUE
 SELECT n, 1001 + n % 2000, 1 FROM generate_series(30001, 31000) n;
 SELECT setval('shop.order_id_seq', 31000);
@@ -94,7 +96,7 @@ async def test_the_undo_log_is_dropped_by_a_step_of_its_own(shop: Scene) -> None
         assert await shop.in_target("SELECT count(*) FROM knarr.undo") == 22_000
         await shop.order(handle, "complete")
         assert (await handle.result()).state == "completed"
-        with pytest.raises((WorkflowUpdateFailedError, Exception), match="ended|completed|not found"):
+        with pytest.raises(RPCError, match="completed"):
             await shop.order(handle, "rollback")
 
     assert await shop.in_target("SELECT count(*) FROM knarr.undo") == 0
@@ -126,7 +128,7 @@ async def test_a_difference_takes_the_merge_back_and_the_target_is_as_before(
 async def test_a_key_that_is_there_already_takes_the_whole_run_back(shop: Scene, second_cluster: Cluster) -> None:
     await run_script(
         shop.target_dsn,
-        'INSERT INTO shop."order" (id, customer_id) OVERRIDING SYSTEM VALUE SELECT n, 1500 FROM generate_series(9, 11) n',
+        'INSERT INTO shop."order" (id, customer_id) OVERRIDING SYSTEM VALUE VALUES (9, 1500), (10, 1500), (11, 1500)',
     )
     before = dump(second_cluster, shop)
     async with shop.worker():
@@ -199,7 +201,7 @@ async def test_a_checkpoint_keeps_the_canary_and_the_rest_is_merged_again(shop: 
         handle = await shop.start(plan)
         await shop.until(handle, "kept open")
         await handle.execute_update("rollback", {"actor": "tester", "reason": "once more", "to": "canary"})
-        await shop.until(handle, "paused")
+        await shop.until(handle, "at checkpoint")
         assert await shop.in_target(names) == 200
         await shop.order(handle, "resume")
         await shop.until(handle, "kept open")

@@ -9,7 +9,8 @@ from tests.ui.album import Album
 from tests.ui.plays import ACTOR, AT_WORK, ROLLED_BACK
 from workflows.details import LONGEST
 
-pytestmark = [pytest.mark.saga, pytest.mark.slow]
+# All pictures are taken for the first test: half a minute on an idle machine, minutes on a busy one.
+pytestmark = [pytest.mark.saga, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def squeezed(text: str) -> str:

@@ -3,14 +3,14 @@
 import pytest
 
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres.session import Connection
+from knarr.postgres.session import Connection, connect
 from knarr.verify.models import CheckResult
 from knarr.verify.parity import compare_partition
 from knarr.verify.since import Baseline, unchanged, why_not
 from tests.verify.tables import WHOLE, resolve
 
 TABLE = "CREATE TABLE thing (id integer PRIMARY KEY, name text, born date)"
-FROM = "public.thing AS thing"
+FROM = '"public"."thing" AS "thing"'
 
 
 async def mapped(source: Connection, target: Connection, **changes: object) -> ResolvedMapping:
@@ -38,7 +38,7 @@ def with_expression(mapping: ResolvedMapping, expression: str) -> ResolvedMappin
     ("expression", "reason"),
     [
         ("upper(thing.name)", ""),
-        ("to_char(thing.born, 'YYYY') || 'now (then)'", ""),
+        ("to_char(thing.born, 'YYYY') || 'not now (then)'", ""),
         ("CASE WHEN thing.id IN (1, 2) THEN 'a' ELSE coalesce(trim(thing.name), 'b') END", ""),
         ("(SELECT max(name) FROM public.other)", "a subquery reads other rows"),
         ("public.looked_up(thing.id)", "looked_up() may depend on more than the row"),
@@ -69,7 +69,7 @@ async def test_joins_transforms_shared_tables_and_views_are_compared_in_full(
         ({"from_clause": f"{FROM} JOIN public.other o ON true"}, "it reads more than one table"),
         ({"transform": "clean:rows"}, "the transform clean:rows may have changed"),
         ({"mode": "merge"}, "others write to its table too"),
-        ({"source_table": seen, "from_clause": "public.seen AS thing"}, "public.seen is no ordinary table"),
+        ({"source_table": seen, "from_clause": '"public"."seen" AS "thing"'}, "public.seen is no ordinary table"),
     ):
         mapping = plain.model_copy(update=changes)
         last = Baseline("run", {mapping.name: mapping}, {mapping.name: [_passed(mapping)]})
@@ -81,8 +81,6 @@ async def test_joins_transforms_shared_tables_and_views_are_compared_in_full(
 async def test_a_row_in_a_transaction_that_was_open_then_is_not_taken_for_old(
     source: Connection, target: Connection, source_dsn: str
 ) -> None:
-    from knarr.postgres.session import connect
-
     await made(source, target)
     mapping = await mapped(source, target)
     other = await connect(source_dsn, application_name="test: an open transaction")

@@ -39,7 +39,7 @@ BOUNDS: list[list[str] | None] = [None, ["10"], ["20"], None]
 
 def passed(key: CheckKey) -> CheckResult:
     if key.kind != "parity":
-        return CheckResult(**key.model_dump(), outcome="passed", message="fine", seconds=0.5)
+        return CheckResult(**key.model_dump(), outcome="passed", message="fine", seconds=0.5, sql=["SELECT 1"])
     return CheckResult(
         **key.model_dump(),
         outcome="passed",
@@ -51,6 +51,7 @@ def passed(key: CheckKey) -> CheckResult:
         lower=BOUNDS[key.partition],
         upper=BOUNDS[key.partition + 1],
         method="hashtextextended",
+        sql=["SELECT 1"],
     )
 
 
@@ -160,3 +161,12 @@ def test_long_values_are_shortened_with_length_and_hash() -> None:
     long = shorten("x" * 201)
     assert long is not None and long.startswith("x" * 200 + "... (201 characters, sha256 ")
     assert long != shorten("x" * 200 + "y")
+
+
+@pytest.mark.parametrize("place", range(len(EXPECTED)))
+def test_a_result_without_a_statement_behind_it_has_failed(place: int) -> None:
+    results = [*RESULTS]
+    results[place] = results[place].model_copy(update={"sql": []})
+    verdict = concluded(results)
+    assert not verdict.passed
+    assert any("no statement was sent" in (f.found or "") for check in verdict.checks for f in check.findings)

@@ -68,3 +68,24 @@ def test_every_order_is_kept_until_it_is_recorded() -> None:
         ("pause", "ada", "because"),
         ("resume", "ada", "because"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("order", "state", "checkpoints", "to"),
+    [
+        (RollbackOrder(actor="ada"), "running", ["canary", "half"], "half"),
+        (RollbackOrder(actor="ada"), "running", [], "start"),
+        (RollbackOrder(actor="ada"), "kept open", ["canary", "everyone"], "start"),
+        (RollbackOrder(actor="ada", to="start"), "running", ["canary"], "start"),
+        (RollbackOrder(actor="ada", to="canary"), "kept open", ["canary", "everyone"], "canary"),
+        (BY, "running", ["canary"], "start"),
+    ],
+)
+def test_how_far_back_an_order_leads(order: Order, state: State, checkpoints: list[str], to: str) -> None:
+    switches = controls()
+    switches.validate("rollback", order, state, checkpoints)
+    switches.apply("rollback", order, state, checkpoints)
+    assert switches.turn is not None
+    assert switches.turn.to == to
+    for action in ("pause", "resume", "abort", "rollback"):
+        assert "taking itself back (rollback by ada)" in str(switches.refusal(action, BY, "unwinding", checkpoints))
