@@ -47,7 +47,8 @@ async def work(settings: WorkerSettings, client: Client) -> None:
     """Poll the task queue until SIGTERM or SIGINT; then finish what can be finished within the grace and leave."""
     connections = Connections.load(settings)
     logging.configure(settings.log_level, settings.log_format, connections.redact)
-    pools = Pools(connections, application_name="knarr worker", size=settings.max_activities)
+    # A connection to each side for an activity, and one to ask what became of a commit whose answer was lost.
+    pools = Pools(connections, application_name="knarr worker", size=3 * settings.max_activities)
     version = WorkerDeploymentVersion(deployment_name=settings.deployment, build_id=settings.build_id)
     worker = Worker(
         client,

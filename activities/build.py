@@ -110,7 +110,8 @@ async def _build(given: MappingInput, step: str, stages: tuple[Stage, ...]) -> S
     async with working(step, run, mapping=number), target_of(run) as target:
         mapping = await mappings.load_mapping(target, run.run_id, number)
         made = await _create(target, run, number, mapping.objects, stages)
-        if stages == AFTER_ROWS:
+        # Statistics are not taken back, so only a table that goes altogether when the run does is analysed.
+        if stages == AFTER_ROWS and mapping.mode == "create":
             await objects.analyze(target, lease_of(run), mapping)
         async with fenced(target, lease_of(run)):
             head = await stepped(target, run, step, f"{mapping.name}: {made} made", mapping=number, phase=given.phase)

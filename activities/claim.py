@@ -48,7 +48,10 @@ async def _release(given: EndInput) -> StepResult:
     run = given.run
     async with working("release", run, undoing=given.state != "completed"), target_of(run) as target:
         if not await runs.holds_lease(target, run.run_id):
-            return StepResult(head=NOTHING)
+            # The claim may still be under way in an activity that was given up; it must not arrive after this.
+            await schema.install(target)
+            if await lease.give_up_claim(target, run.run_id) or not await runs.holds_lease(target, run.run_id):
+                return StepResult(head=NOTHING)
         if given.state not in get_args(lease.RunEnd):
             raise PlanError(f"a run can't end as {given.state!r}; it ends as one of {get_args(lease.RunEnd)}")
         await lease.release(target, run.run_id, given.state)  # type: ignore[arg-type]

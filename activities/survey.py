@@ -1,5 +1,7 @@
 """Holding both databases against the plan before anything is written; and forgetting what was learnt."""
 
+from collections import Counter
+
 from temporalio import activity
 
 from activities.context import lease_of, source_of, target_of, working
@@ -12,6 +14,7 @@ from knarr.postgres import mappings, partitions, runs
 from knarr.postgres.lease import claim, fenced
 from knarr.postgres.selection import phase_predicate
 from knarr.postgres.survey import survey
+from knarr.wording import counted
 
 
 @activity.defn
@@ -43,9 +46,14 @@ async def survey_databases(given: RunInput) -> SurveyResult:
                 "survey",
                 f"{len(surveyed.mappings)} mappings in {sum(count.values())} partitions, {len(warnings)} warnings",
             )
+        # What is stored counts: a survey that was repeated may have read a schema that has changed since.
+        stored = await mappings.load_mappings(target, run.run_id)
         phases = [phase.phase for phase in plan.rollout]
+        names = Counter(mapping.name for mapping in stored)
         return SurveyResult(
-            mappings=[summary(mapping, count[mapping.number], phases) for mapping in surveyed.mappings],
+            mappings=[
+                summary(mapping, count[mapping.number], phases, alone=names[mapping.name] == 1) for mapping in stored
+            ],
             cross_checks=[check.name for check in plan.checks],
             downstream_checks=[check.name for check in plan.downstream],
             warnings=len(warnings),
@@ -62,11 +70,11 @@ async def discard_survey(given: CompensationInput) -> StepResult:
         return StepResult(head=head)
 
 
-def summary(mapping: ResolvedMapping, parts: int, phases: list[str]) -> MappingSummary:
-    """What the workflow is told of a mapping."""
+def summary(mapping: ResolvedMapping, parts: int, phases: list[str], *, alone: bool) -> MappingSummary:
+    """What the workflow is told of a mapping; its name is its own also where several mappings share a target."""
     return MappingSummary(
         number=mapping.number,
-        name=mapping.name,
+        name=mapping.name if alone else f"{mapping.name} #{mapping.number}",
         partitions=parts,
         estimated_rows=mapping.estimated_rows,
         estimated_bytes=mapping.estimated_bytes,
@@ -83,4 +91,4 @@ def refusal(surveyed: Survey) -> str:
         f"{f' ({problem.hint})' if problem.hint else ''}"
         for problem in surveyed.errors
     ]
-    return f"the survey found {len(lines)} problems; nothing was written:\n" + "\n".join(lines)
+    return f"the survey found {counted(len(lines), 'problem')}; nothing was written:\n" + "\n".join(lines)

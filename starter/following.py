@@ -19,6 +19,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.models import CopyProgress, VerifyProgress
+from knarr.wording import counted
 from starter.exits import Exit
 from starter.runs import RunHandle
 from workflows.messages import Progress, State, Status
@@ -163,6 +164,15 @@ def _retrying(pending: Iterable[PendingActivityInfo]) -> list[str]:
     ]
 
 
+async def _last_word(handle: RunHandle) -> Status | None:
+    """What an ended run says of itself, if a worker is there to replay it."""
+    try:
+        status: Status = await handle.query("status", result_type=Status, rpc_timeout=timedelta(seconds=20))
+        return status
+    except (RPCError, WorkflowQueryFailedError):
+        return None
+
+
 async def how_it_ended(handle: RunHandle, seen: Snapshot) -> Ending:
     """The exit code and the message of a run that has ended."""
     status = seen.progress.status if seen.progress else None
@@ -171,7 +181,11 @@ async def how_it_ended(handle: RunHandle, seen: Snapshot) -> Ending:
     except WorkflowFailureError as error:
         cause = error.cause
         if isinstance(cause, CancelledError):
-            return Ending(Exit.ABORTED, "aborted and unwound: the target is what it was before", status)
+            status = await _last_word(handle) or status
+            if status is None or status.state != "aborted":
+                return Ending(Exit.UNEXPECTED, "the run was canceled; nobody can tell here what was taken back", status)
+            back = "aborted and unwound: the target is what it was before"
+            return Ending(Exit.ABORTED, status.message if "NOT TAKEN BACK" in status.message else back, status)
         if isinstance(cause, ApplicationError):
             return Ending(ENDED_BY.get(cause.type or "", Exit.UNEXPECTED), cause.message, status)
         return Ending(Exit.UNEXPECTED, f"the run ended as {seen.status.name.lower()}: {cause}", status)
@@ -190,9 +204,8 @@ def started(seen: Snapshot) -> Ending | None:
     status, mappings = seen.progress.status, seen.progress.mappings
     if status.state in {"refused", "unwinding"} or (not mappings and status.state in {"starting", "running"}):
         return None
-    message = (
-        f"started: the target is claimed and surveyed; {len(mappings)} mappings, about {status.estimated_rows:,} rows"
-    )
+    size = f"{counted(len(mappings), 'mapping')}, about {counted(status.estimated_rows, 'row')}"
+    message = f"started: the target is claimed and surveyed; {size}"
     return Ending(Exit.DONE, message if mappings else f"started; the run is {status.state}", status)
 
 

@@ -3,6 +3,8 @@
 from collections import deque
 from typing import Final
 
+from knarr import wording
+
 WINDOW_SECONDS: Final = 15.0
 
 
@@ -35,11 +37,4 @@ class Meter:
 
 def spoken(seconds: float | None) -> str:
     """A duration for people: 42 s, 3 min 05 s, 2 h 10 min; a dash when it can't be known."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return "–" if seconds is None else wording.spoken(seconds)

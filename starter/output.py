@@ -50,6 +50,12 @@ class Output:
         """A line for people about what is going on."""
         self.err.print(_harmless(text), markup=False, highlight=False, soft_wrap=True)
 
+    def _say_after(self, word: str, style: str, text: str) -> None:
+        from rich.text import Text
+
+        line = Text.assemble((word, style), f" {_harmless(text)}")
+        self.err.print(line, highlight=False, soft_wrap=True)
+
     def result(self, renderable: object) -> None:
         """A result for people: text or anything rich can draw. Silent with --json."""
         if self.as_json:
@@ -77,9 +83,9 @@ class Output:
         """What went wrong: `error:` and `next:` on stderr, and as the document if none has been printed."""
         for problem in problems:
             self.say(problem)
-        self.say(f"error: {message}")
+        self._say_after("error:", "bold red", message)
         if hint:
-            self.say(f"next: {hint}")
+            self._say_after("next:", "bold cyan", hint)
         if not self._said:
             self.document(
                 "error",

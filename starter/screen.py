@@ -11,13 +11,15 @@ from rich.text import Text
 
 from starter.following import Snapshot
 from starter.meter import Meter, spoken
-from workflows.messages import MappingProgress
+from workflows.messages import MappingProgress, MappingState
 
 COLOURS: Final[dict[str, str]] = {
     "starting": "cyan", "running": "cyan", "soaking": "cyan", "at checkpoint": "yellow", "paused": "yellow",
     "waiting for approval": "yellow", "waiting for a person": "bold yellow", "unwinding": "magenta",
     "kept open": "green", "completed": "green", "rolled back": "red", "aborted": "red", "refused": "red",
 }  # fmt: skip
+# What is copied is being taken away again, or is gone.
+GOING_BACK: Final = frozenset({"unwinding", "rolled back", "aborted", "at checkpoint"})
 JUSTIFIED: Final[tuple[JustifyMethod, ...]] = ("left", "left", "right", "right", "right", "left")
 BAR_WIDTH: Final = 28
 # Lines of the screen that are no mapping: header, spaces, overall bar, waits, retries.
@@ -55,7 +57,11 @@ class Screen:
     def _measure(self, seen: Snapshot) -> None:
         if seen.progress is None:
             return
+        if seen.state in GOING_BACK:
+            self._overall = Meter()
         for mapping in seen.progress.mappings:
+            if mapping.state in {"waiting", "taken back"}:
+                self._meters.pop(mapping.number, None)
             self._meters.setdefault(mapping.number, Meter()).see(seen.at, seen.rows_of(mapping.number))
         self._overall.see(seen.at, sum(meter.rows for meter in self._meters.values()))
         self._verified.see(seen.at, seen.progress.verified_rows + seen.verifying)
@@ -92,13 +98,14 @@ class Screen:
         for mapping in by_interest(mappings)[:room]:
             meter = self._meters[mapping.number]
             total = max(mapping.estimated_rows, meter.rows, 1)
-            moved = mapping.state not in {"waiting", "copying"}
+            moved = mapping.state not in {"waiting", "copying", "taken back"}
+            copying = mapping.state == "copying" and meter.rate > 0
             table.add_row(
                 mapping.name,
                 ProgressBar(total=total, completed=total if moved else meter.rows, width=BAR_WIDTH),
                 f"{meter.rows:,} rows",
-                f"{meter.rate:,.0f} rows/s" if mapping.state == "copying" else "",
-                spoken(meter.seconds_left(total)) if mapping.state == "copying" else "",
+                f"{meter.rate:,.0f} rows/s" if copying else "",
+                f"{spoken(meter.seconds_left(total))} to go" if copying else "",
                 mapping.state,
             )
         if len(mappings) > room:
@@ -112,20 +119,28 @@ class Screen:
         verifying = seen.progress.status.step in {"verify", "verified"}
         meter = self._verified if verifying else self._overall
         goal = max(self._overall.rows, 1) if verifying else max(total, meter.rows)
-        moving = seen.state == "running"
+        moving = seen.state == "running" and meter.rate > 0
+        word = "verified" if verifying else "still there" if seen.state in GOING_BACK else "copied"
         table.add_row(
-            Text("verified" if verifying else "copied", style="bold"),
+            Text(word, style="bold"),
             ProgressBar(total=goal, completed=meter.rows, width=BAR_WIDTH + 12),
             f"{meter.rows:,} of {goal:,} rows",
             f"{meter.rate:,.0f} rows/s" if moving else "",
-            f"ETA {spoken(meter.seconds_left(goal))}" if moving and meter.rows < goal else "",
+            f"{spoken(meter.seconds_left(goal))} to go" if moving and meter.rows < goal else "",
         )
         return table
 
 
 def by_interest(mappings: list[MappingProgress]) -> list[MappingProgress]:
     """What moves first, then what waits, then what is done; the largest first among equals."""
-    rank = {"copying": 0, "building": 0, "verifying": 0, "waiting": 1, "copied": 2, "verified": 2}
+    rank: dict[MappingState, int] = {
+        "copying": 0,
+        "building": 0,
+        "waiting": 1,
+        "copied": 2,
+        "verified": 2,
+        "taken back": 2,
+    }
     if all(rank[mapping.state] == 2 for mapping in mappings) or len(mappings) <= 12:
         return mappings
     return sorted(mappings, key=lambda mapping: (rank[mapping.state], -mapping.estimated_rows))
@@ -166,6 +181,8 @@ class Lines:
         words = [seen.state, f"phase {status.phase}" if status.phase else "", step, status.waiting_for]
         rate = f"  {self._meter.rate:,.0f} rows/s" if self._meter.rate and status.state == "running" else ""
         numbers = f"{self._meter.rows:>14,} rows{' verified' if verifying else ''}{rate}"
+        if seen.state in GOING_BACK:
+            numbers = f"{status.rows:>14,} rows still there"
         self._change(" · ".join(word for word in words if word), numbers, force=tenth > self._tenth)
         self._tenth = max(tenth, self._tenth)
 

@@ -1,6 +1,8 @@
 """Turning back: the epoch is raised, the compensations run in reverse, and the run says how it ended."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Final
 
 from temporalio import workflow
@@ -16,6 +18,11 @@ with workflow.unsafe.imports_passed_through():
     from workflows.controls import Turn
     from workflows.messages import Moved
     from workflows.policies import BRIEF, COMPENSATION, LONG
+
+RAISE: Final = Compensation(activity="raise_epoch", summary="fence off all that was writing")
+
+# What passes by itself is tried again without a person, who is told meanwhile.
+TRY_AGAIN: Final = timedelta(minutes=1)
 
 REFUSED: Final = ("ClaimRefused", "SurveyRefused")
 
@@ -40,12 +47,12 @@ async def turn_back(conduct: Conduct, turn: Turn) -> None:
     conduct.controls.turn = turn
     conduct.controls.paused = False
     conduct.view.message = turn.reason
-    await compensate(conduct, "epoch", Compensation(activity="raise_epoch", summary="fence off all that was writing"))
+    await compensate(conduct, "epoch", RAISE)
 
     async def take_back(step: str, compensation: Compensation) -> None:
         if step == "claim":
             # The record closes with this one: every decision must be in it before, and how the run ends.
-            await conduct.stop_watchers()
+            await conduct.recorded()
             compensation = compensation.model_copy(update={"name": turn.ends_as})
         await compensate(conduct, step, compensation)
 
@@ -54,6 +61,7 @@ async def turn_back(conduct: Conduct, turn: Turn) -> None:
 
 async def compensate(conduct: Conduct, step: str, compensation: Compensation) -> None:
     """Takes one step back; asks a person after a bounded number of attempts. A skip is remembered and reported."""
+    raising = raised_again = compensation.activity == "raise_epoch"
     while True:
         conduct.view.show("unwinding", step=_undoing(compensation))
         try:
@@ -61,8 +69,18 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
             _forget_rows(conduct, step, compensation)
             return
         except ActivityError as error:
-            _, reason = what_failed(error)
-        if await conduct.ask_a_person(f"can't take back: {compensation.summary}: {reason}") == "skip":
+            kind, reason = what_failed(error)
+        if kind == "LostLease" and not raised_again:
+            # A raise whose answer was lost came late and took the epoch along: take the lease up where it is now.
+            raised_again = True
+            await compensate(conduct, "epoch", RAISE)
+            continue
+        again_after = TRY_AGAIN if kind == "TransientError" else None
+        answer = await conduct.ask_a_person(
+            f"can't take back: {compensation.summary}: {reason}", again_after=again_after
+        )
+        if answer == "skip" and not raising:
+            # Without the raise nothing would be fenced, so that one can't be skipped.
             conduct.skipped.append(compensation.summary)
             return
 
@@ -100,13 +118,34 @@ async def complete(conduct: Conduct) -> None:
 
     From here on the run can no longer be taken back: orders are refused, and a cancellation comes too late.
     """
-    await conduct.stop_watchers()
-    conduct.completing = True
+    await conduct.recorded()
+    conduct.controls.completing = True
     conduct.view.show("completed", step="dropping the undo log")
-    dropped = RunInput(run=conduct.run)
-    await workflow.execute_activity(drop_undo_log, dropped, summary="drop the undo log", **LONG)
-    ended = EndInput(run=conduct.run, state="completed")
-    await workflow.execute_activity(end_run, ended, summary="completed", **BRIEF)
+    run = conduct.run
+
+    async def drop() -> None:
+        await workflow.execute_activity(drop_undo_log, RunInput(run=run), summary="drop the undo log", **LONG)
+
+    async def close() -> None:
+        ended = EndInput(run=run, state="completed")
+        await workflow.execute_activity(end_run, ended, summary="completed", **BRIEF)
+
+    await _insist(conduct, drop)
+    await _insist(conduct, close)
+    await conduct.stop_watchers()
+
+
+async def _insist(conduct: Conduct, work: Callable[[], Awaitable[None]]) -> None:
+    """Does what a completed run still has to do; it is never taken back for it, a person mends the cause instead."""
+    while True:
+        try:
+            await work()
+            return
+        except ActivityError as error:
+            _, reason = what_failed(error)
+        problem = f"all is moved and verified, but the record can't be closed: {reason}"
+        await conduct.ask_a_person(problem, again_after=TRY_AGAIN)
+        conduct.view.show("completed", step="closing the record")
 
 
 async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
@@ -114,6 +153,7 @@ async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
 
     Raises CancelledError (abort) or ApplicationError of type MigrationRolledBack, ClaimRefused or SurveyRefused.
     """
+    await conduct.stop_watchers()
     view, run_id = conduct.view, conduct.run.run_id
     back = "The target is what it was before; the source was only read."
     if conduct.skipped:

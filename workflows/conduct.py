@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.saga import Saga
 
@@ -30,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
 Value = TypeVar("Value")
 
 # What is done to one mapping while others are still copied: the mapping's own line says it, the run is still copying.
+RECORD_AGAIN: Final = timedelta(seconds=30)
 BESIDE_COPYING: Final = ("build/", "sequences/")
 
 
@@ -51,7 +53,6 @@ class Conduct:
         self.pause_before = list(before.pause_before if before else pause_before)
         self.round = before.round if before else 0
         self.skipped: list[str] = list(before.skipped if before else [])
-        self.completing = False
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
         self._checkpoint = ""
@@ -70,12 +71,12 @@ class Conduct:
         self._watchers = [asyncio.create_task(self._record_decisions()), asyncio.create_task(self._relay_pauses())]
 
     async def recorded(self) -> None:
-        """Waits until every decision is in the audit trail."""
-        await workflow.wait_condition(lambda: not self.controls.unrecorded)
+        """Waits until every decision is in the audit trail, if there is a run to record it in."""
+        await workflow.wait_condition(lambda: not self.controls.unrecorded or self.run.lease is None)
 
     async def stop_watchers(self) -> None:
-        """Waits until every decision is recorded, if there is a run to record it in, and stops watching."""
-        await workflow.wait_condition(lambda: not self.controls.unrecorded or self.run.lease is None)
+        """Waits until every decision is recorded, and stops watching."""
+        await self.recorded()
         for watcher in self._watchers:
             watcher.cancel()
 
@@ -174,8 +175,11 @@ class Conduct:
                 "rollback", "plan", f"{total} attempts to copy failed, the plan allows {allowed} errors: {each}"
             )
 
-    async def ask_a_person(self, problem: str) -> Literal["retry", "skip"]:
-        """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI."""
+    async def ask_a_person(self, problem: str, *, again_after: timedelta | None = None) -> Literal["retry", "skip"]:
+        """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI.
+
+        `again_after`: nobody needs to answer for something that passes by itself; this counts as `retry`.
+        """
         workflow.logger.error("waiting for a person: %s", problem)
         self.controls.answer = None
         before, self.view.message = self.view.message, problem
@@ -184,7 +188,12 @@ class Conduct:
             "waiting for a person",
             waiting_for=f"`knarr retry {run_id} --reason ...` or `knarr skip {run_id} --reason ...`",
         )
-        await workflow.wait_condition(lambda: self.controls.answer is not None)
+        try:
+            await workflow.wait_condition(
+                lambda: self.controls.answer is not None, timeout=again_after, timeout_summary="try again"
+            )
+        except TimeoutError:
+            self.controls.answer = "retry"
         self.view.message = before
         return self.controls.take_answer()
 
@@ -210,22 +219,25 @@ class Conduct:
         while True:
             await workflow.wait_condition(lambda: bool(self.controls.unrecorded) and self.run.lease is not None)
             decision = self.controls.unrecorded[0]
-            self.controls.decided += 1
-            await workflow.execute_activity(
-                record_decision,
-                DecisionInput(
-                    run=self.run,
-                    key=f"decision/{self.controls.decided}",
-                    kind=decision.kind,
-                    action=decision.action,
-                    actor=decision.actor,
-                    reason=decision.reason,
-                    answer=decision.answer,
-                    accepted=decision.accepted,
-                ),
-                summary=_in_short(f"{decision.action} by {decision.actor}", decision.reason),
-                **BRIEF,
+            given = DecisionInput(
+                run=self.run,
+                key=f"decision/{self.controls.decided + 1}",
+                kind=decision.kind,
+                action=decision.action,
+                actor=decision.actor,
+                reason=decision.reason,
+                answer=decision.answer,
+                accepted=decision.accepted,
             )
+            summary = _in_short(f"{decision.action} by {decision.actor}", decision.reason)
+            try:
+                await workflow.execute_activity(record_decision, given, summary=summary, **BRIEF)
+            except ActivityError as error:
+                # A decision is never dropped: a server that only reads today may write again in a minute.
+                workflow.logger.error("a decision could not be recorded yet: %s", error.cause)
+                await workflow.sleep(RECORD_AGAIN, summary="record the decision again")
+                continue
+            self.controls.decided += 1
             self.controls.unrecorded.pop(0)
 
     async def _relay_pauses(self) -> None:
@@ -261,4 +273,4 @@ async def shielded(work: Coroutine[Any, Any, Value]) -> Value:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.done():
-                raise
+                return task.result()

@@ -43,6 +43,7 @@ class Controls:
         self.turn: Turn | None = None
         self.approved = False
         self.completed = False
+        self.completing = False
         self.answer: Literal["retry", "skip"] | None = None
         self.answer_reason = ""
         self.decided = decided
@@ -52,6 +53,8 @@ class Controls:
         """Why the order makes no sense now, for the person who gave it; None when it does."""
         if state in ENDED:
             return f"the run has ended: {state}"
+        if self.completing and action not in {"retry", "skip"}:
+            return "the run has completed; it can no longer be taken back"
         if action in {"pause", "resume", "abort", "rollback"} and (state == "unwinding" or self.turn is not None):
             return f"the run is taking itself back{self._why()}; that is not interrupted"
         answers = {"approve": "waiting for approval", "complete": "kept open"}

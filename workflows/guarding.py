@@ -80,5 +80,6 @@ async def _answer(conduct: Conduct, watched: list[str], breaches: list[Breach]) 
     view.show("paused", waiting_for=f"`knarr resume {conduct.run.run_id} --reason ...` (a guard was breached)")
     await workflow.wait_condition(lambda: not controls.paused)
     view.message = ""
-    view.show(before)
+    if view.state == "paused":
+        view.show(before)
     return [name for name in watched if name not in {breach.guard for breach in breaches}]

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ChildWorkflowError
+from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.build import add_foreign_keys, create_tables
@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.guarding import GuardBreachedError, guarded
     from workflows.messages import MigrationInput, Status
     from workflows.orders import TakesOrders
-    from workflows.policies import BRIEF, LONG
+    from workflows.policies import BRIEF, CLAIM, LONG
     from workflows.proof import VerificationDiffersError, verify_rows
     from workflows.rows import HistoryIsLongError, move_rows
     from workflows.settings import PhaseSettings, RunSettings
@@ -93,7 +93,7 @@ class MigrationWorkflow(TakesOrders):
         async def claim() -> ClaimResult:
             given = ClaimInput(run=self.conduct.run, plan=self._start.plan)
             summary = f"lease on {self.conduct.run.target}"
-            return await workflow.execute_activity(claim_target, given, summary=summary, **BRIEF)
+            return await workflow.execute_activity(claim_target, given, summary=summary, **CLAIM)
 
         undo = Compensation(activity="release_target", summary=f"lease on {self.conduct.run.target}")
         claimed = await self.conduct.saga.step("claim", ClaimResult, claim, undo=undo)
@@ -123,9 +123,9 @@ class MigrationWorkflow(TakesOrders):
         """In the last phase: only then all rows that a key may point to are there."""
         if phase != self.conduct.settings.phases[-1]:
             return
-        await self.conduct.gate("foreign keys")
         for mapping in survey.mappings:
             if mapping.foreign_keys:
+                await self.conduct.gate("foreign keys")
                 summary = f"{mapping.name} · {counted(mapping.foreign_keys, 'foreign key')}"
                 key = f"foreign keys/{mapping.number}"
                 await self.conduct.step(key, add_foreign_keys, summary, mapping, phase.name, undo="drop_foreign_keys")
@@ -153,9 +153,7 @@ class MigrationWorkflow(TakesOrders):
             summary = f"{phase.name} · verified: a rollback can stop here"
             return await workflow.execute_activity(record_checkpoint, given, summary=summary, **BRIEF)
 
-        undo = Compensation(
-            activity="remove_checkpoint", summary=f"{phase.name} · the checkpoint", name=phase.name
-        )
+        undo = Compensation(activity="remove_checkpoint", summary=f"{phase.name} · the checkpoint", name=phase.name)
         await self.conduct.saga.step(f"checkpoint/{phase.name}", StepResult, record, undo=undo)
         self.conduct.saga.checkpoint(phase.name)
 
@@ -186,25 +184,8 @@ class MigrationWorkflow(TakesOrders):
         """Runs the saga until it has ended (None) or until the run must turn back."""
         controls = self.conduct.controls
         forward = asyncio.create_task(self._forward())
-        try:
-            await workflow.wait_condition(
-                lambda: forward.done() or controls.turn is not None,
-                timeout=self._seconds_to_deadline(),
-                timeout_summary="deadline of the plan",
-            )
-        except asyncio.CancelledError:
-            if self.conduct.completing:
-                await shielded(until_over(forward))
-            else:
-                controls.turn_back("abort", "temporal", "cancellation was requested")
-        except TimeoutError:
-            deadline = self.conduct.settings.deadline_seconds
-            if not self.conduct.saga.is_done("seal"):
-                since = f"{self.conduct.clock_from:%Y-%m-%d %H:%M:%S} UTC"
-                reason = f"the plan's deadline of {deadline:,.0f} s since {since} has passed before the seal"
-                controls.turn_back("rollback", "plan", reason)
-            else:
-                await workflow.wait_condition(lambda: forward.done() or controls.turn is not None)
+        while not (forward.done() or controls.turn):
+            await self._wait_for_news(forward)
         if turn := controls.turn:
             forward.cancel()
             await shielded(until_over(forward))
@@ -212,14 +193,47 @@ class MigrationWorkflow(TakesOrders):
         try:
             await forward
         except HistoryIsLongError:
-            await workflow.wait_condition(lambda: workflow.all_handlers_finished() and not controls.unrecorded)
-            resumed = self.conduct.resumed()
-            workflow.continue_as_new(self._start.model_copy(update={"resumed": resumed}))
-        except (ActivityError, ChildWorkflowError, VerificationDiffersError, GuardBreachedError) as error:
+            return await self._continue_as_new()
+        except (FailureError, VerificationDiffersError, GuardBreachedError) as error:
             kind, reason = what_failed(error)
             controls.note("decision", "roll back", "plan", reason, "taking everything back")
             return Turn("failure", "start", "plan", reason, kind)
         return None
+
+    async def _wait_for_news(self, forward: "asyncio.Task[None]") -> None:
+        """Until the saga has ended, somebody has ordered it back, the deadline has passed, or Temporal cancels."""
+        controls = self.conduct.controls
+        try:
+            await workflow.wait_condition(
+                lambda: forward.done() or controls.turn is not None,
+                timeout=self._seconds_to_deadline(),
+                timeout_summary="deadline of the plan",
+            )
+        except asyncio.CancelledError:
+            if self.conduct.controls.completing:
+                await shielded(until_over(forward))
+            else:
+                controls.turn_back("abort", "temporal", "cancellation was requested")
+        except TimeoutError:
+            # A run that was sealed in the meantime has met its deadline; the next wait has none.
+            if not self.conduct.saga.is_done("seal"):
+                since = f"{self.conduct.clock_from:%Y-%m-%d %H:%M:%S} UTC"
+                deadline = self.conduct.settings.deadline_seconds
+                reason = f"the plan's deadline of {deadline:,.0f} s since {since} has passed before the seal"
+                controls.turn_back("rollback", "plan", reason)
+
+    async def _continue_as_new(self) -> Turn:
+        """Goes on in a new run of this workflow, unless it must turn back first: an order taken is never lost."""
+        controls = self.conduct.controls
+        try:
+            await workflow.wait_condition(
+                lambda: controls.turn is not None or (workflow.all_handlers_finished() and not controls.unrecorded)
+            )
+        except asyncio.CancelledError:
+            controls.turn_back("abort", "temporal", "cancellation was requested")
+        if controls.turn is None:
+            workflow.continue_as_new(self._start.model_copy(update={"resumed": self.conduct.resumed()}))
+        return controls.turn
 
     def _seconds_to_deadline(self) -> float | None:
         deadline = self.conduct.settings.deadline_seconds

@@ -26,14 +26,18 @@ class ActivityOptions(TypedDict):
     cancellation_type: ActivityCancellationType
 
 
-def _options(longest: timedelta, retry: RetryPolicy) -> ActivityOptions:
+def _options(
+    longest: timedelta,
+    retry: RetryPolicy,
+    # The workflow does not wait for a cancelled activity: the epoch is raised before anything is undone,
+    # which ends the activity's backends and fences what they might still send.
+    cancellation: ActivityCancellationType = ActivityCancellationType.TRY_CANCEL,
+) -> ActivityOptions:
     return ActivityOptions(
         start_to_close_timeout=longest,
         heartbeat_timeout=HEARTBEAT_TIMEOUT,
         retry_policy=retry,
-        # The workflow does not wait for a cancelled activity: the epoch is raised before anything is undone,
-        # which ends the activity's backends and fences what they might still send.
-        cancellation_type=ActivityCancellationType.TRY_CANCEL,
+        cancellation_type=cancellation,
     )
 
 
@@ -46,6 +50,9 @@ _UNTIL_IT_WORKS: Final = RetryPolicy(
 
 # Short statements on small tables of the knarr schema.
 BRIEF: Final = _options(timedelta(minutes=5), _UNTIL_IT_WORKS)
+
+# Before there is a lease nothing is fenced, so a run that turns back waits for its claim to have ended.
+CLAIM: Final = _options(timedelta(minutes=5), _UNTIL_IT_WORKS, ActivityCancellationType.WAIT_CANCELLATION_COMPLETED)
 
 # Reads both catalogues and counts keys; builds an index; counts a table.
 LONG: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)

@@ -42,9 +42,7 @@ async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettin
             f"verify/{phase.name}/{conduct.round}",
             VerdictSummary,
             lambda: _verdict(conduct, survey, phase),
-            undo=Compensation(
-                activity="withdraw_verdict", summary=f"{phase.name} · the verdict", phase=phase.name
-            ),
+            undo=Compensation(activity="withdraw_verdict", summary=f"{phase.name} · the verdict", phase=phase.name),
         )
         conduct.view.judged(verdict)
         if verdict.passed:

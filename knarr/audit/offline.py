@@ -1,6 +1,6 @@
 """Checks a JSON report of Knarr alone: any Python from 3.11, no package, no database, no network.
 
-    python -m knarr.audit.offline report.json [--witness POSITION:DIGEST ...] [--key FILE]     (or: python offline.py ...)
+    python -m knarr.audit.offline report.json [--witness POSITION:DIGEST ...] [--key FILE]
 
 Recomputes the report's own digest, the audit trail's chain, every verdict's digest and those of the results behind it,
 and whether every check that the plan asks for has one; with the signing key also each verdict's signature.

@@ -93,7 +93,7 @@ async def copy_partition(
         LostLease: the epoch has moved on; nothing was written.
         TransientError: a server or a connection was in the way; nothing was written.
     """
-    doing = f"copying {job.mapping.name}, phase {job.phase}, partition {job.partition.number}"
+    doing = f"copying {job.mapping.name}, phase {job.phase}, partition {job.partition.number + 1}"
     write = partial(_copy, source, target, job, doing, on_progress, reconnect)
     return await write_once(source, target, job, doing, write, on_progress, reconnect=reconnect)
 

@@ -23,6 +23,7 @@ from knarr.postgres.session import Connection, end
 
 LEASE_LOCK: Final = 1802396018  # classid of knarr.fence's advisory lock
 STEP_LOCK: Final = 1937007984  # classid of the lock that an attempt of a step holds while it writes
+RUN_LOCK: Final = 1920298603  # 'runk'
 ATTEMPT_LOCK: Final = 1635021941  # classid of the lock that all connections of one attempt of an activity share
 RAISE_SECONDS: Final = 60.0
 ROLLBACK_SECONDS: Final = 5.0
@@ -63,6 +64,9 @@ DELETE_CLAIMS: Final = "DELETE FROM knarr.claim WHERE run_id = $1"
 MARK_RELEASED: Final = "UPDATE knarr.lease SET released = true WHERE lease_id = $1"
 END_RUN: Final = "UPDATE knarr.run SET state = $2, ended_at = clock_timestamp() WHERE run_id = $1"
 
+IS_GIVEN_UP: Final = "SELECT EXISTS (SELECT FROM knarr.never_claimed WHERE run_id = $1)"
+GIVE_UP: Final = "INSERT INTO knarr.never_claimed (run_id) VALUES ($1) ON CONFLICT DO NOTHING"
+
 RunEnd = Literal["completed", "rolled back", "aborted"]
 
 
@@ -89,6 +93,9 @@ async def claim(
     document = plan.model_dump_json(by_alias=True, exclude_defaults=True)
     with classified(f"claiming the target tables for run {run_id}"):
         async with transaction(connection):
+            await _alone_with(connection, run_id)
+            if await connection.fetchval(IS_GIVEN_UP, run_id):
+                raise ClaimRefused(f"run {run_id} ended before it had claimed its tables")
             started = await connection.fetchval(
                 INSERT_RUN, run_id, plan.name, plan_hash, document, plan.source, plan.target
             )
@@ -283,6 +290,26 @@ async def read_lease(connection: Connection, run_id: str) -> Lease:
     return Lease(lease_id=row["lease_id"], epoch=row["epoch"])
 
 
+async def give_up_claim(connection: Connection, run_id: str) -> bool:
+    """Sees to it that a run which ended without a lease never gets one; False when it has one after all.
+
+    An activity that Temporal has given up may still be on its way with the run's claim. Both take the run's own lock,
+    so either this finds the lease, or the claim finds the run given up and is refused.
+    """
+    with classified(f"giving up the claim of run {run_id}"):
+        async with transaction(connection):
+            await _alone_with(connection, run_id)
+            if await connection.fetchrow(READ_LEASE, run_id) is not None:
+                return False
+            await connection.execute(GIVE_UP, run_id)
+            return True
+
+
+async def _alone_with(connection: Connection, run_id: str) -> None:
+    """One transaction at a time decides whether a run holds tables."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", RUN_LOCK, lock_number(run_id))
+
+
 async def release(connection: Connection, run_id: str, state: RunEnd) -> None:
     """Gives the run's tables free and closes its lease, after ending whoever still writes; again is a no-op.
 
@@ -297,6 +324,7 @@ async def release(connection: Connection, run_id: str, state: RunEnd) -> None:
         if row["released"]:
             return
         async with _exclusively(connection, row["lease_id"]):
+            await _alone_with(connection, run_id)
             await connection.execute(RAISE, row["lease_id"])
             await connection.execute(MARK_RELEASED, row["lease_id"])
             await connection.execute(DELETE_CLAIMS, run_id)

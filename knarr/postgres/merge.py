@@ -37,7 +37,7 @@ async def merge_partition(
         PlanError: the mapping has no key, or an expression that the source does not take.
         LostLease, TransientError: nothing was written.
     """
-    doing = f"merging into {job.mapping.name}, phase {job.phase}, partition {job.partition.number}"
+    doing = f"merging into {job.mapping.name}, phase {job.phase}, partition {job.partition.number + 1}"
     write = partial(_merge, source, target, job, doing, on_progress, reconnect)
     return await write_once(source, target, job, doing, write, on_progress, reconnect=reconnect)
 

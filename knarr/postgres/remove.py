@@ -37,7 +37,7 @@ KEYS: Final = "SELECT {texts} FROM {source} WHERE {where}"
 
 async def remove_rows(
     connection: Connection,
-    source: Connection,
+    source: Connection | None,
     lease: Lease,
     run_id: str,
     mapping: ResolvedMapping,
@@ -71,6 +71,8 @@ async def remove_rows(
                 # Nobody may add a row between the count and the commit.
                 await connection.execute(f"LOCK TABLE {qualified(mapping.target)} IN SHARE ROW EXCLUSIVE MODE")
                 if any(total.rows for total in totals.values()):
+                    if source is None:
+                        raise PlanError(f"taking back one of several phases of {mapping.name} needs the source")
                     await _delete_phase(connection, source, mapping, phase, phase_order, limits)
                 else:
                     await _empty(connection, mapping, kind, own.rows)
@@ -96,8 +98,8 @@ async def _empty(connection: Connection, mapping: ResolvedMapping, kind: str, ex
         try:
             async with connection.transaction():
                 await connection.execute(f"TRUNCATE {only}{table}")
-        except asyncpg.DiskFullError:
-            # TRUNCATE writes each index anew, a page at least; DELETE needs no room on a full disk.
+        except (asyncpg.DiskFullError, asyncpg.InsufficientPrivilegeError):
+            # TRUNCATE writes each index anew, a page at least, and needs a right of its own; DELETE needs neither.
             await connection.execute(f"DELETE FROM {only}{table}")
         return
     await refuse_changes_elsewhere(connection, mapping, "TRUE", [])

@@ -35,6 +35,11 @@ CREATE TABLE IF NOT EXISTS knarr.lease (
     released    boolean NOT NULL DEFAULT false
 );
 
+-- Runs that ended before their claim arrived: an activity that was given up may still come, and must find this.
+CREATE TABLE IF NOT EXISTS knarr.never_claimed (
+    run_id      text PRIMARY KEY
+);
+
 -- One row per target table that a run holds; the primary key is the mutual exclusion.
 CREATE TABLE IF NOT EXISTS knarr.claim (
     table_schema  text NOT NULL,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 from pydantic import SecretStr
 
+from knarr.errors import PlanError
 from knarr.postgres.failures import classified
 from knarr.settings import Connections, connection_url
 
@@ -96,14 +97,22 @@ async def connect(dsn: SecretStr | str, *, application_name: str, read_only: boo
 
 
 async def _connect(address: SecretStr, settings: dict[str, str]) -> Connection:
-    return await asyncpg.connect(
-        connection_url(address),
-        connection_class=_KeptAlive,
-        server_settings=settings,
-        timeout=CONNECT_SECONDS,
-        # Plans of statements that were prepared before a DDL of ours would fail once after it.
-        statement_cache_size=0,
-    )
+    try:
+        connecting = asyncpg.connect(
+            connection_url(address),
+            connection_class=_KeptAlive,
+            server_settings=settings,
+            timeout=CONNECT_SECONDS,
+            # Plans of statements that were prepared before a DDL of ours would fail once after it.
+            statement_cache_size=0,
+        )
+        return await connecting
+    except ValueError:
+        # Its text may quote a piece of the password: one that holds a slash is taken for a port.
+        raise PlanError(
+            "the connection's address can't be read as a URL (it is not shown, since it may hold a password)",
+            hint="write special characters of the password percent-encoded: / as %2F, # as %23, ? as %3F, @ as %40",
+        ) from None
 
 
 async def end(connection: Connection) -> None:

@@ -161,14 +161,15 @@ async def _batch(work: _Work, below: int, size: int) -> tuple[int, int]:
     """Takes one batch back; returns how many entries it had and the lowest of their numbers."""
     connection, sql = work.connection, work.sql
     await connection.execute(undo_sql.ONLY_BY_INDEX)
-    await connection.execute(sql.make_batch)
-    taken = await connection.fetchrow(sql.take, *work.place, below, size)
-    if taken is None or not taken["entries"]:
+    lowest: int | None = await connection.fetchval(undo_sql.LOWEST, *work.place, below, size)
+    if lowest is None:
         return 0, below
+    await connection.execute(sql.make_batch)
+    entries: int = await connection.fetchval(sql.take, *work.place, lowest, below)
     await connection.execute(sql.find)
     await connection.execute(undo_sql.ANY_WAY)
     await connection.execute(sql.plan)
-    await _decide(work, taken["lowest"])
+    await _decide(work, lowest)
     planned = {row["action"]: row["rows"] for row in await connection.fetch(undo_sql.ACTIONS)}
     kept = await connection.fetchrow(undo_sql.KEPT)
     if kept is None:
@@ -184,12 +185,12 @@ async def _batch(work: _Work, below: int, size: int) -> tuple[int, int]:
     await connection.execute(
         NOTE,
         *work.place,
-        taken["entries"],
+        entries,
         kept["kept"] + left_out,
         kept["rows"] + left_out,
         kept["checksum"] + left_out_checksum,
     )
-    return taken["entries"], taken["lowest"]
+    return entries, lowest
 
 
 async def _decide(work: _Work, lowest: int) -> None:

@@ -41,17 +41,21 @@ CREATE TEMPORARY TABLE {batch} (
 ) ON COMMIT DROP
 """
 # From below what has been taken already: the dead entries above would be walked through again for each batch.
+LOWEST: Final = """
+SELECT min(sequence)
+  FROM (SELECT sequence FROM knarr.undo
+         WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND sequence < $4
+         ORDER BY sequence DESC LIMIT $5) AS newest
+"""
+# A range, and not a join with the above: with old statistics the planner walked through it once for each entry.
 TAKE: Final = """
 WITH taken AS (
-    DELETE FROM knarr.undo AS u
-     USING (SELECT sequence FROM knarr.undo
-             WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND sequence < $4
-             ORDER BY sequence DESC LIMIT $5) AS newest
-     WHERE (u.run_id, u.mapping, u.phase) = ($1, $2, $3) AND u.sequence = newest.sequence
-    RETURNING u.sequence, u.operation, u.key, u.before, u.left_hash),
+    DELETE FROM knarr.undo
+     WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND sequence >= $4 AND sequence < $5
+    RETURNING sequence, operation, key, before, left_hash),
 put AS (
     INSERT INTO {batch} SELECT sequence, operation, key, before, left_hash, {key_values} FROM taken)
-SELECT count(*) AS entries, min(sequence) AS lowest FROM taken
+SELECT count(*) FROM taken
 """
 # The rows under the entries' keys, locked, as they are at that moment.
 FIND: Final = """
@@ -158,7 +162,7 @@ class UndoSql:
 
     @property
     def take(self) -> str:
-        """Moves the newest entries below a sequence number out of the log."""
+        """Moves the entries of a range of sequence numbers out of the log."""
         return self._sql(TAKE)
 
     @property

@@ -161,20 +161,22 @@ def bucket_arrays(relation: Relation, method: Method, mask: int) -> str:
 
 
 def rows_by_hash(relation: Relation, method: Method, mask: int) -> str:
-    """kh, h0, h1, k, c: the rows of some buckets whose key has one of some hashes, c with the columns' texts.
+    """kh, h0, h1, k, n, c: the rows of some buckets whose key has one of some hashes, ascending by kh.
 
-    The buckets and the hashes are the last two arguments, each a bigint[].
+    Rows that are alike are one, counted in n; c has the columns' texts. The buckets and the hashes are the last two
+    arguments, each a bigint[].
     """
     kept = relation.with_condition(has_key_hash(relation, method, mask))
     key_text = _row_text(relation.key or relation.columns, method)
     shown = ", ".join(f"{value.shown} AS c{n}" for n, value in enumerate(relation.columns))
     cells = ", ".join(_shortened(f"c{n}") for n in range(len(relation.columns)))
     return (
-        f"SELECT DISTINCT ON (kh, h0, h1, k) {_hash('kt', method, 0)} AS kh, {_hash('t', method, 0)} AS h0,\n"
-        f"       {_hash('t', method, 1)} AS h1, k, ARRAY[{cells}]::text[] AS c\n"
-        f"  FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t, {_key_array(relation)} AS k,\n"
-        f"               {shown}\n"
-        f"{kept.source}\n        OFFSET 0) AS r"
+        f"SELECT kh, h0, h1, k, count(*) AS n, (array_agg(c))[1:1] AS c\n"
+        f"  FROM (SELECT {_hash('kt', method, 0)} AS kh, {_hash('t', method, 0)} AS h0,\n"
+        f"               {_hash('t', method, 1)} AS h1, k, ARRAY[{cells}]::text[] AS c\n"
+        f"          FROM (SELECT {key_text} AS kt, {_row_text(relation.columns, method)} AS t,\n"
+        f"                       {_key_array(relation)} AS k, {shown}\n"
+        f"{kept.source}\n                OFFSET 0) AS r OFFSET 0) AS h\n GROUP BY kh, h0, h1, k\n ORDER BY kh"
     )
 
 

@@ -16,7 +16,7 @@ from knarr.verify import checksum
 from knarr.verify.among import narrowed_sums
 from knarr.verify.at_once import both, in_turn
 from knarr.verify.attempt import attempted
-from knarr.verify.counting import count_all, is_many
+from knarr.verify.counting import find
 from knarr.verify.expected import actual_rows, expected_rows, holds_others
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
 from knarr.verify.sides import Rows, Side, SqlSide, Sums
@@ -109,16 +109,14 @@ async def _compare(
         )
         differences, findings = Differences(shown), []
         if buckets:
-            named, counts = buckets, None
-            if is_many(expected_sums, found_sums, buckets) and isinstance(expected, SqlSide) and not others:
-                # Too many to be read key by key: all are counted by their hashes, the first buckets are named.
-                counts, named = await count_all(expected.buckets(mask, buckets), found.buckets(mask, buckets), shown)
-            entries = expected.entries(mask, named), found.entries(mask, named)
-            differences = await merge(*entries, shown, pair, others=others)
-            differences.counts = counts or differences.counts
-            hashes = sorted({unlike.key_hash for unlike in differences.kept})
-            rows = await pair(expected.rows(mask, named, hashes), found.rows(mask, named, hashes))
-            findings = _name(mapping, *rows, named, differences, shown)
+            if isinstance(expected, SqlSide) and not others:
+                differences, *rows = await find(expected, found, mask, buckets, shown)
+            else:
+                entries = expected.entries(mask, buckets), found.entries(mask, buckets)
+                differences = await merge(*entries, shown, pair, others=others)
+                hashes = sorted({unlike.key_hash for unlike in differences.kept})
+                rows = [*await pair(expected.rows(mask, buckets, hashes), found.rows(mask, buckets, hashes))]
+            findings = _name(mapping, rows[0], rows[1], buckets, differences, shown)
     return CheckResult(
         **key.model_dump(),
         outcome="failed" if buckets else "passed",

@@ -111,8 +111,13 @@ class SqlSide:
 
     async def rows(self, mask: int, buckets: Sequence[int], key_hashes: Sequence[int]) -> Rows:
         """See Side."""
+        return (await self.exact(mask, buckets, key_hashes))[1]
+
+    async def exact(self, mask: int, buckets: Sequence[int], key_hashes: Sequence[int]) -> tuple[list[Entry], Rows]:
+        """The rows whose key has one of these hashes, ascending: what tells them apart, and their columns' texts."""
         sql = self._said(rows_by_hash(self.relation, self.method, mask))
-        return rows_of(await self.connection.fetch(sql, *self.relation.arguments, buckets, key_hashes))
+        records = await self.connection.fetch(sql, *self.relation.arguments, buckets, key_hashes)
+        return [entry_of(record) for record in records], rows_of(records)
 
     def _said(self, sql: str) -> str:
         if sql not in self.statements:
@@ -132,4 +137,4 @@ def entry_of(record: Record) -> Entry:
 
 def rows_of(records: Sequence[Record]) -> Rows:
     """Rows as `rows_by_hash` selects them."""
-    return {(tuple(record["k"]), (record["h0"], record["h1"])): list(record["c"]) for record in records}
+    return {(tuple(record["k"]), (record["h0"], record["h1"])): list(record["c"][0]) for record in records}

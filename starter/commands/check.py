@@ -1,7 +1,7 @@
 """`knarr check`: a plan held against both databases before anything is written."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from knarr.plan.resolved import Survey
+
+PLURALS: Final = {"index": "indexes", "unique": "unique"}
 
 
 @click.command()
@@ -26,12 +28,14 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
     """
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
+    from knarr.wording import counted
     from starter.places import Places
     from starter.surveys import survey_plan
 
     loaded = load_plan(Path(plan))
     survey = await survey_plan(Settings(), loaded.plan)
-    output.result(_table(survey))
+    if survey.mappings:
+        output.result(_table(survey))
     places = Places(loaded.path)
     for problem in survey.problems:
         parts = [f"{problem.severity}: {places.found(problem.where)}: found {problem.found}"]
@@ -43,7 +47,7 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
     errors = len(survey.errors)
     warnings = len(survey.problems) - errors
     output.result(
-        f"\n{plan}: {errors} errors, {warnings} warnings. "
+        f"\n{plan}: {counted(errors, 'error')}, {counted(warnings, 'warning')}. "
         + ("It would be refused; nothing was written." if errors else f"Next: knarr run {plan}")
     )
     exit_code = Exit.REFUSED if errors else Exit.DONE
@@ -63,6 +67,7 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
 def _table(survey: "Survey") -> "Table":
     from rich.table import Table
 
+    from knarr.wording import counted
     from starter.units import spoken_bytes
 
     title = f"source: PostgreSQL {survey.source_version}   target: PostgreSQL {survey.target_version}"
@@ -75,9 +80,7 @@ def _table(survey: "Survey") -> "Table":
     table.add_column("makes")
     for mapping in survey.mappings:
         kinds = [item.kind for item in mapping.objects if item.kind not in {"table", "comment"}]
-        made = ", ".join(
-            f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds) if kind not in {"table", "comment"}
-        )
+        made = ", ".join(counted(kinds.count(kind), kind, PLURALS.get(kind, "")) for kind in dict.fromkeys(kinds))
         through = f" through {mapping.transform}" if mapping.transform else ""
         table.add_row(
             mapping.name,

@@ -80,7 +80,9 @@ async def _stay(output: Output, stage: Stage) -> None:
         f"  reports      reports/demo-shop.html, reports/demo-shop_again.html\n"
         f"  before       {psql} -h 127.0.0.1 -p {stage.legacy.port} -U postgres legacy\n"
         f"  after        {psql} -h 127.0.0.1 -p {stage.shop.port} -U postgres shop\n"
-        f"  commands     export KNARR_STATE_DIR={FOLDER}; .venv/bin/knarr list; .venv/bin/knarr audit shop-v2\n"
+        f"  commands     export KNARR_STATE_DIR={FOLDER}\n"
+        f"               .venv/bin/knarr list\n"
+        f"               .venv/bin/knarr audit shop-v2\n"
         f"  the plan     {PLAN}"
     )
     try:

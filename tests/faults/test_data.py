@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 BACK: Final = "the run names what is wrong and takes itself back; the target equals its dump before"
 SLOW: Final = pytest.mark.slow
 MEGABYTES: Final = 200
-# Two copies of the row on its way, and the worker itself.
-MOST_MEMORY: Final = (2 * MEGABYTES + 300) << 20
+# asyncpg holds a row as it came, joined, and as it goes out; and the worker itself.
+MOST_MEMORY: Final = (3 * MEGABYTES + 300) << 20
 
 
 class Poison(NamedTuple):
@@ -188,4 +188,4 @@ async def test_a_row_of_two_hundred_megabytes(theatre: Theatre, tmp_path: Path) 
             case.note = f"worker's peak {worker.most_memory >> 20} MiB"
             if worker.most_memory > MOST_MEMORY:
                 case.violations.append(f"{case.note}, allowed {MOST_MEMORY >> 20} MiB {message}")
-            case.violations += await stage.judge(outcome, "completed", expected=[BIG_EXPECTED])
+            case.violations += await stage.judge(outcome, "completed", expected=[BIG_EXPECTED], shop=False)

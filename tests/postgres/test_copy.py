@@ -161,7 +161,7 @@ async def test_a_row_that_the_target_refuses_stops_the_copy_and_leaves_nothing(r
         await run.copy(run.job(NARROW))
 
     assert refused.value.sqlstate == "23514"
-    assert "copying public.taken, phase all, partition 0: writing on the target" in str(refused.value)
+    assert "copying public.taken, phase all, partition 1: writing on the target" in str(refused.value)
     assert "777" in str(refused.value)
     check = await run.open("check")
     assert await check.fetchval("SELECT count(*) FROM public.taken") == 0

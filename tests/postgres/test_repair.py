@@ -104,7 +104,7 @@ async def test_rows_that_others_point_at_are_updated_in_place_and_never_deleted_
         "UPDATE public.taken SET name = 'x' WHERE id = 60"
     )
 
-    with pytest.raises(DataError, match="public.child|child"):
+    with pytest.raises(DataError, match="child"):
         await repaired(run)
     assert await run.target.fetchval("SELECT count(*) FROM public.child") == 2
     await run.target.execute("DELETE FROM public.child WHERE id = 300")

@@ -563,3 +563,24 @@ async def test_a_change_that_commits_while_the_merge_waits_for_its_row_is_the_on
     assert await occupied.rows("id, name, note", "id = 90") == [(90, "new 90", "busy")]
     await occupied.undo(item)
     assert await occupied.rows("id, name, note", "id = 90") == [(90, "old 90", "busy")]
+
+
+async def test_old_statistics_do_not_make_it_slow(occupied: Occupied, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned for tables that were small, each entry was looked for by walking through all: minutes for this."""
+    monkeypatch.setattr("knarr.postgres.undo.BATCH", 10_000)
+    item = merging()
+    await occupied.prepare(
+        item,
+        source="CREATE TABLE public.given (id integer PRIMARY KEY, name text, score numeric);"
+        "INSERT INTO public.given SELECT n, 'new ' || n, n FROM generate_series(90, 20000) AS n",
+    )
+    before = await occupied.rows()
+    await occupied.target.execute("VACUUM ANALYZE public.taken")
+    await occupied.target.execute("VACUUM ANALYZE knarr.undo")
+    await occupied.move(item)
+
+    async with asyncio.timeout(30):
+        undone = await occupied.undo(item)
+
+    assert undone.entries == 19_911
+    assert await occupied.rows() == before

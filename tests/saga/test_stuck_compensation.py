@@ -40,7 +40,7 @@ async def test_the_exact_error_is_shown_and_a_retry_ends_it_once_the_cause_is_me
     async with scene.worker():
         handle = await scene.start(pause_before=["verify"])
         status = await stuck(scene, handle, "abort")
-        assert "can't take back: drop tables" in status.message
+        assert "can't take back: schemas, types and bare tables" in status.message
         assert "DROP TABLE" in status.message, "the statement to look at"
         assert "shop.customer" in status.message
         assert "view theirs depends on table shop.customer" in status.message
@@ -69,7 +69,7 @@ async def test_a_skip_ends_it_and_the_run_says_what_was_not_taken_back(scene: Sc
         status = await handle.query("status", result_type=Status)
     assert isinstance(failed.value.cause, ApplicationError)
     assert failed.value.cause.type == "MigrationRolledBack"
-    assert "NOT TAKEN BACK, by a person's decision: drop tables" in failed.value.cause.message
+    assert "NOT TAKEN BACK, by a person's decision: schemas, types and bare tables" in failed.value.cause.message
     assert status.state == "rolled back"
     # What could be taken back was: the rows, and the claim.
     assert await scene.in_target("SELECT count(*) FROM shop.customer") == 0

@@ -1,5 +1,6 @@
 """What is shown of a run: rates, times, bars and lines, from snapshots without a server."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -106,4 +107,20 @@ def test_a_start_is_enough_once_the_survey_has_passed() -> None:
     assert started(Snapshot(RUN, WorkflowExecutionStatus.RUNNING, bare, True)) is None
     ending = started(nothing_yet)
     assert ending is not None
-    assert "1 mappings" in ending.message
+    assert "1 mapping, about" in ending.message
+
+
+def test_a_mapping_that_was_taken_back_does_not_look_copied() -> None:
+    screen = Screen(Console(), None)
+    drawn(screen, snapshot(900))
+    seen = snapshot(0, at=1.0, state="rolled back", step="ended")
+    assert seen.progress is not None
+    gone = seen.progress.mappings[0].model_copy(update={"state": "taken back"})
+    seen = replace(seen, progress=seen.progress.model_copy(update={"mappings": [gone]}))
+    text = drawn(screen, seen)
+    assert "900" not in text
+    assert "taken back" in text
+    assert "still there" in text
+    said: list[str] = []
+    Lines(said.append).show(seen)
+    assert said[-1].endswith("0 rows still there")

@@ -21,7 +21,7 @@ from knarr.postgres.survey.as_is import as_is_objects
 from knarr.postgres.survey.ask import lookup
 from knarr.postgres.survey.declared import declared_objects, declared_table
 from knarr.postgres.survey.dependencies import fill_order
-from knarr.postgres.survey.expressions import check_cross, check_source_side, check_target_side
+from knarr.postgres.survey.expressions import check_cross, check_phases, check_source_side, check_target_side
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.keys import check_keys, transformed_columns
 from knarr.postgres.survey.locks import check_locks
@@ -104,6 +104,7 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
         if not one.broken and not one.unreadable:  # the estimate may have found out
             await check_keys(inquiry, one)
             await check_missing(inquiry, one)
+    check_phases(inquiry)
     for position, check in enumerate(plan.checks):
         await check_cross(inquiry, position, check)
     needs = fill_order(inquiry)

@@ -4,7 +4,8 @@ import re
 from typing import Final
 
 from knarr.plan.models import CrossCheck, ForeignKey
-from knarr.plan.names import parse_table
+from knarr.plan.names import parse_table, write_table
+from knarr.plan.problems import did_you_mean
 from knarr.plan.resolved import TableName
 from knarr.postgres.identifiers import quote
 from knarr.postgres.session import Connection
@@ -46,6 +47,21 @@ async def check_source_side(inquiry: Inquiry, sketch: Sketch) -> None:
         if column.plain is None and column.expression is not None:
             where = sketch.where("columns", column.name)
             await _check_repeatable(inquiry, inquiry.source, where, column.expression)
+
+
+def check_phases(inquiry: Inquiry) -> None:
+    """A phase names mappings by their targets; which those are is known only now where the plan takes whole schemas."""
+    known = [write_table(one.target) for one in inquiry.sketches]
+    named = {one.target for one in inquiry.sketches}
+    for position, phase in enumerate(inquiry.plan.rollout):
+        for table in phase.where:
+            if parse_table(table) not in named:
+                inquiry.problems.error(
+                    f"rollout[{position}].where",
+                    f"{table} is the target of no mapping",
+                    expected="a table that the plan moves",
+                    hint=did_you_mean(table, known),
+                )
 
 
 async def check_target_side(inquiry: Inquiry, sketch: Sketch) -> None:

@@ -427,6 +427,7 @@ async def test_a_survey_writes_nothing_on_either_side(
     await source.execute(LEGACY)
     await target.execute(SHOP)
     # A transaction that writes takes an id, and ids are the whole server's: autovacuum may take one in between.
+    before, after = [0], [1]
     for _ in range(3):
         before = [await side.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())") for side in (source, target)]
         await surveyed(*FILL, {"target": "shop.new", "source": "public.book"})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from knarr.local.cluster import Cluster
-from knarr.postgres.session import connect
+from knarr.postgres.session import Connection, connect
 from tests.postgres.survey.conftest import Surveyed, surveys, told
 
 LEGACY = """
@@ -485,3 +485,16 @@ async def test_a_cast_that_rounds_is_said(surveyed: Surveyed) -> None:
             "write the rounding into the expression to say that it is meant",
         )
     ]
+
+
+async def test_a_phase_that_names_no_mapping_of_a_whole_schema_is_refused(
+    source: Connection, surveyed: Surveyed
+) -> None:
+    await source.execute("CREATE TABLE public.customer (id integer PRIMARY KEY)")
+    found = await surveyed(
+        {"target": "shop.*", "source": "public.*"},
+        rollout=[{"phase": "canary", "where": {"shop.custmer": "customer.id = 1"}}, {"phase": "everyone"}],
+    )
+    (problem,) = [one for one in found.errors if one.where.startswith("rollout")]
+    assert problem.found == "shop.custmer is the target of no mapping"
+    assert problem.hint == "Did you mean 'shop.customer'?"

@@ -1,0 +1,68 @@
+"""A Redis key as a downstream check sees it: over a server that speaks the few words of the protocol that are asked."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+
+from knarr.errors import DataError, PlanError, TransientError
+from knarr.verify.redis import get
+
+ANSWERS = {
+    b"AUTH|ann|p@ss": b"+OK\r\n",
+    b"AUTH|wrong": b"-WRONGPASS invalid\r\n",
+    b"SELECT|3": b"+OK\r\n",
+    b"GET|orders": b"$9\r\n20 \r\n000\xc3\r\n",
+    b"GET|gone": b"$-1\r\n",
+    b"GET|list": b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n",
+}
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """A server that reads commands as RESP arrays."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                length = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(length + 2))[:-2])
+            writer.write(ANSWERS[b"|".join(words)])
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_string_is_read_whatever_it_holds_and_a_key_that_is_gone_is_none(port: int) -> None:
+    address = SecretStr(f"redis://ann:p%40ss@127.0.0.1:{port}/3")
+    assert await get(address, "orders") == "20 \r\n000\udcc3"
+    assert await get(address, "gone") is None
+
+
+async def test_what_the_server_refuses_is_said(port: int) -> None:
+    with pytest.raises(DataError, match="WRONGTYPE"):
+        await get(SecretStr(f"redis://127.0.0.1:{port}"), "list")
+    with pytest.raises(DataError, match="refused AUTH: WRONGPASS") as refused:
+        await get(SecretStr(f"redis://:wrong@127.0.0.1:{port}"), "orders")
+    assert "wrong@" not in str(refused.value)
+
+
+async def test_another_address_is_a_mistake_and_silence_may_pass(port: int, unused_port: int) -> None:
+    with pytest.raises(PlanError, match="no Redis server"):
+        await get(SecretStr("postgresql://127.0.0.1/shop"), "orders")
+    with pytest.raises(TransientError, match="did not answer"):
+        await get(SecretStr(f"redis://127.0.0.1:{unused_port}"), "orders")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
