@@ -96,10 +96,10 @@ async def by_hand(source_dsn: str, target: Connection, target_dsn: str) -> float
     source, writer = await connect(source_dsn, application_name="hand"), await connect(target_dsn, application_name="h")
     started = time.monotonic()
     with tempfile.NamedTemporaryFile() as file:
-        await source.copy_from_table("account", schema_name="public", output=file.name, format="binary")
+        await source.copy_from_table("account", schema_name="public", output=Path(file.name), format="binary")
         async with writer.transaction():
             await writer.execute("CREATE TEMPORARY TABLE staged (LIKE public.account) ON COMMIT DROP")
-            await writer.copy_to_table("staged", source=file.name, format="binary")
+            await writer.copy_to_table("staged", source=Path(file.name), format="binary")
             await writer.execute(BY_HAND.replace("FROM staged", "FROM pg_temp.staged"))
     took = time.monotonic() - started
     await source.close()

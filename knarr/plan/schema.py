@@ -32,9 +32,11 @@ def plan_json_schema() -> JsonSchema:
     """
     schema = Plan.model_json_schema(by_alias=True, mode="validation")
     definitions: dict[str, JsonSchema] = schema["$defs"]
+    del definitions["JsonValue"]  # any JSON at all, which is what a schema that says nothing takes
+    definitions["Endpoint"]["properties"]["equals"].pop("$ref")
     for name, definition in (("Plan", schema), *definitions.items()):
         definition["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
-        for key, described in definition.get("properties", {}).items():  # JsonValue has none
+        for key, described in definition["properties"].items():
             described["title"] = key.replace("_", " ").capitalize()
     for model, field in _ONE_FOR_A_LIST:
         properties = definitions[model]["properties"]
