@@ -45,6 +45,7 @@ async def turn_back(conduct: Conduct, turn: Turn) -> None:
     """
     # Orders that would interrupt are refused while this is set, also while the unwinding waits for a person.
     conduct.controls.turn = turn
+    conduct.settled = True
     conduct.controls.paused = False
     conduct.view.message = turn.reason
     await compensate(conduct, "epoch", RAISE)

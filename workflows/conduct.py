@@ -55,6 +55,7 @@ class Conduct:
         self.skipped: list[str] = list(before.skipped if before else [])
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
+        self.settled = False
         self._checkpoint = ""
         self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
         self._told_paused = self.controls.paused
@@ -144,6 +145,7 @@ class Conduct:
     def hold_at(self, checkpoint: str) -> None:
         """After a rollback to a checkpoint the run holds there; `resume` goes forward again, with a new deadline."""
         self._checkpoint = checkpoint
+        self.settled = False
         rows: dict[int, int] = {}
         for step, moved in self.saga.results("move/", Moved).items():
             number = int(step.rsplit("/", 1)[1])
@@ -217,7 +219,7 @@ class Conduct:
     async def _record_decisions(self) -> None:
         """Brings every order and every decision into the audit trail, in order, as soon as there is one."""
         while True:
-            await workflow.wait_condition(lambda: bool(self.controls.unrecorded) and self.run.lease is not None)
+            await workflow.wait_condition(self._may_record)
             decision = self.controls.unrecorded[0]
             given = DecisionInput(
                 run=self.run,
@@ -239,6 +241,12 @@ class Conduct:
                 continue
             self.controls.decided += 1
             self.controls.unrecorded.pop(0)
+
+    def _may_record(self) -> bool:
+        # While the saga is being cancelled only its own commands go out: two tasks that are woken by one order would
+        # race, and a replay that is handed the order in another batch would see them the other way round (TMPRL1100).
+        settled = self.controls.turn is None or self.settled
+        return settled and bool(self.controls.unrecorded) and self.run.lease is not None
 
     async def _relay_pauses(self) -> None:
         """Tells running children when the run is paused and when it goes on."""

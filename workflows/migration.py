@@ -189,6 +189,7 @@ class MigrationWorkflow(TakesOrders):
         if turn := controls.turn:
             forward.cancel()
             await shielded(until_over(forward))
+            self.conduct.settled = True
             return turn
         try:
             await forward

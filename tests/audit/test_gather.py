@@ -162,7 +162,7 @@ async def test_a_completed_run_is_proved(target: Connection, lease: Lease) -> No
         ("public.order", 90, 2, 2),
     ]
     assert (data.mappings[1].bytes, data.mappings[1].seconds) == (900, 1.0)
-    assert data.environment.target_version == "PostgreSQL 17.2"
+    assert data.environment.target_version == "17.2"
     assert data.environment.warnings == ["public.order: a trigger is not copied"]
     assert data.run.ended_at is not None
     assert data.trail.witnesses == [head]

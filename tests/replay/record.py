@@ -120,7 +120,7 @@ async def store(client: Client, run_id: str, name: str) -> None:
 
 
 async def record_all() -> int:
-    """All scenarios; the first once more on a server that suggests continue-as-new early."""
+    """All scenarios; one of them on a server that suggests to continue as new early."""
     shutil.rmtree(HISTORIES, ignore_errors=True)
     HISTORIES.mkdir()
     server = start_temporal()

@@ -26,6 +26,14 @@ from tests.verify.tables import WHOLE
 
 PAGILA: Final = Path(__file__).parent / "data" / "pagila.sql.xz"
 PLAN: Final = "name: pagila\nsource: legacy\ntarget: shop\nmappings: [{source: public.*}]\n"
+# A value that another row has may stand in a column that is unique.
+SECONDARY: Final = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+                 WHERE c.relnamespace = 'public'::regnamespace AND i.indisunique AND NOT i.indisprimary
+    LOOP EXECUTE 'DROP INDEX ' || name; END LOOP;
+END $$
+"""
 MUTATIONS: Final = int(os.environ.get("KNARR_TEST_MUTATIONS", "40"))
 SLOW_MUTATIONS: Final = 500
 
@@ -67,6 +75,7 @@ async def pagila(
     surveyed = await survey(source, target, parse_plan(PLAN, Path("pagila.yaml")).plan, None)
     keyed = [mapping for mapping in surveyed.mappings if mapping.key and mapping.estimated_rows]
     assert {"public.film", "public.payment", "public.customer"} <= {mapping.name for mapping in keyed}
+    await target.execute(SECONDARY)
     await target.execute("SET session_replication_role = replica")  # neither triggers nor foreign keys interfere
     await source.execute("SET session_replication_role = replica")
     yield Pagila(source, target, keyed, random.Random(20261124))
