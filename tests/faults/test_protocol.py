@@ -30,6 +30,7 @@ def scheduled(schedules: int) -> settings:
     )
 
 
+@pytest.mark.slow
 def test_whatever_the_order_only_live_writers_commit_and_each_partition_once(theatre: Theatre) -> None:
     print(f"seed {SEED}: KNARR_SEED={SEED} repeats it")
     must = "rows, ledger, epoch and claims are the model's after every step"
