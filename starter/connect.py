@@ -30,6 +30,7 @@ class Service:
     client: Client
     address: str
     web_ui: str | None
+    task_queue: str  # where its workers are to be found
 
     def link(self, workflow_id: str) -> str | None:
         """The Web UI's page of a workflow."""
@@ -58,7 +59,11 @@ async def connect(settings: Settings) -> Service:
             hint="start one: knarr up; or say where it is: TEMPORAL_ADDRESS=host:port",
         ) from error
     web_ui = os.environ.get("KNARR_WEB_UI") or (local.temporal_ui_url if local else None)
-    return Service(client, address, web_ui.rstrip("/") if web_ui else None)
+    # A queue that somebody named is used; the server of a folder has one of its own; else it is the default.
+    task_queue = settings.task_queue
+    if local is not None and "task_queue" not in settings.model_fields_set:
+        task_queue = local.task_queue
+    return Service(client, address, web_ui.rstrip("/") if web_ui else None, task_queue)
 
 
 def locate(state_dir: Path) -> tuple[ClientConnectConfig, str, LocalServers | None]:

@@ -40,7 +40,9 @@ def temporal_server(state_dir: Path) -> Iterator[LocalServers]:
         yield found
         return
     with StateFolder.own(state_dir) as folder, TemporalServer.start(folder.path / "temporal") as server:
-        servers = LocalServers(temporal_address=server.address, temporal_ui_url=server.ui_url)
+        servers = LocalServers(
+            temporal_address=server.address, temporal_ui_url=server.ui_url, task_queue=folder.task_queue()
+        )
         folder.publish(servers)
         yield servers
 
@@ -51,7 +53,7 @@ async def service_of(servers: LocalServers) -> Service:
     client = await Client.connect(
         servers.temporal_address, namespace=servers.temporal_namespace, data_converter=pydantic_data_converter
     )
-    return Service(client, servers.temporal_address, servers.temporal_ui_url)
+    return Service(client, servers.temporal_address, servers.temporal_ui_url, servers.task_queue)
 
 
 def worker_environment(settings: Settings, servers: LocalServers, modules: Path | None) -> dict[str, str]:
@@ -62,6 +64,7 @@ def worker_environment(settings: Settings, servers: LocalServers, modules: Path 
         "TEMPORAL_NAMESPACE": servers.temporal_namespace,
         # Else a profile in the developer's home could add TLS or an API key to our address.
         "TEMPORAL_CONFIG_FILE": os.devnull,
+        "KNARR_TASK_QUEUE": servers.task_queue,
         "KNARR_STATE_DIR": str(settings.state_dir.absolute()),
     }
     environment.setdefault("KNARR_METRICS_PORT", "0")  # several runs on one machine must not fight for a port

@@ -24,7 +24,7 @@ from starter.exits import Exit
 POLLED_WITHIN_SECONDS: Final = 75.0
 
 
-async def look_at_service(service: Service, task_queue: str) -> list[Line]:
+async def look_at_service(service: Service) -> list[Line]:
     """The server, the namespace, what a run writes there, and who works.
 
     Raises:
@@ -44,7 +44,7 @@ async def look_at_service(service: Service, task_queue: str) -> list[Line]:
         return [*lines, Line("fail", "namespace", f"there is no namespace {client.namespace}", fix, Exit.UNREACHABLE)]
     kept = described.config.workflow_execution_retention_ttl.ToTimedelta()
     lines.append(Line("ok", "namespace", f"{client.namespace}, keeps histories for {kept.total_seconds() / 3600:g} h"))
-    return [*lines, await _search_attributes(client), await _workers(client, task_queue)]
+    return [*lines, await _search_attributes(client), await _workers(client, service.task_queue)]
 
 
 async def _search_attributes(client: Client) -> Line:

@@ -1,6 +1,7 @@
 """The state folder (`.knarr/`): who runs the embedded servers of this folder, and where they are to be found."""
 
 import os
+import secrets
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from knarr.local.errors import LocalServerError
 from knarr.local.owner import FolderLock, is_owned
 
 STATE_FILE: Final = "local.json"
+QUEUE_FILE: Final = "task-queue"
 
 
 class LocalServers(BaseModel):
@@ -24,6 +26,7 @@ class LocalServers(BaseModel):
     temporal_address: str | None = None  # host:port of the gRPC service
     temporal_namespace: str = "default"
     temporal_ui_url: str | None = None
+    task_queue: str = "knarr"
     connections: dict[str, str] = Field(default_factory=dict, repr=False)  # alias -> DSN
 
 
@@ -53,6 +56,20 @@ class StateFolder:
             ) from error
         (path / STATE_FILE).unlink(missing_ok=True)  # a dead owner's
         return cls(path, lock)
+
+    def task_queue(self) -> str:
+        """The task queue of this folder's runs, the same for ever.
+
+        No two folders share one: a worker that outlives its server by a moment may find another folder's server on
+        the same port, and must not be given that one's work.
+        """
+        file = self.path / QUEUE_FILE
+        try:
+            return file.read_text().strip()
+        except FileNotFoundError:
+            name = f"knarr-{secrets.token_hex(4)}"
+            file.write_text(name + "\n")
+            return name
 
     def publish(self, servers: LocalServers) -> None:
         """Tell other commands what runs. A reader sees the old record or the new one, never half of one."""

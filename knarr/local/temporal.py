@@ -184,7 +184,8 @@ class TemporalServer:
                 self._launch(chosen, chosen_ui)
                 return
             except LocalServerError:
-                if "address already in use" not in tail(self.log, start=start) or attempt == 4:
+                # Not its last words: it tells of the port first, then ends in a panic with a long trace (seen).
+                if b"address already in use" not in self.log.read_bytes()[start:] or attempt == 4:
                     raise
 
     def _launch(self, port: int, ui_port: int) -> None:

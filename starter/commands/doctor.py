@@ -109,7 +109,7 @@ async def _look(
     try:
         service = await connect(settings)
         client = service.client
-        lines += await look_at_service(service, settings.task_queue)
+        lines += await look_at_service(service)
     except StarterError as error:
         lines.append(Line("fail", "Temporal", error.message, error.hint, error.exit_code))
     wanted = _wanted(connections, plan, target)

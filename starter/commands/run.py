@@ -42,7 +42,7 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
         service = await local.service_of(servers)
         output.say(f"Temporal: {service.address}   Web UI: {service.web_ui}   state: {settings.state_dir}")
         async with local.local_worker(settings, servers, Path(plan).absolute().parent) as worker:
-            handle = await _start_or_go_on(output, service, loaded, settings.task_queue, steps)
+            handle = await _start_or_go_on(output, service, loaded, steps)
             goodbye = f"stopped; the run is kept in {settings.state_dir} and goes on with: knarr run {plan}"
             exit_code = await watching.watch(
                 output, settings, service, handle, goodbye=goodbye, failed=worker.failed, hints=False
@@ -59,9 +59,7 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
             return exit_code
 
 
-async def _start_or_go_on(
-    output: Output, service: "Service", loaded: "LoadedPlan", task_queue: str, steps: list[str]
-) -> "RunHandle":
+async def _start_or_go_on(output: Output, service: "Service", loaded: "LoadedPlan", steps: list[str]) -> "RunHandle":
     from datetime import UTC, datetime
 
     from starter import runs
@@ -73,7 +71,7 @@ async def _start_or_go_on(
         handle = await runs.start(
             service.client,
             loaded,
-            task_queue=task_queue,
+            task_queue=service.task_queue,
             actor=this_person(),
             pause_before=steps,
             now=datetime.now(UTC),

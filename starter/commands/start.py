@@ -37,12 +37,12 @@ async def start(output: Output, plan: str, detach: bool, pause_before: tuple[str
     handle = await runs.start(
         service.client,
         loaded,
-        task_queue=settings.task_queue,
+        task_queue=service.task_queue,
         actor=actor or this_person(),
         pause_before=steps,
         now=datetime.now(UTC),
     )
-    output.say(f"started {handle.id} on task queue {settings.task_queue} at {service.address}")
+    output.say(f"started {handle.id} on task queue {service.task_queue} at {service.address}")
     if (link := service.link(handle.id)) and not output.err.is_terminal:  # the live screen shows it
         output.say(f"Web UI: {link}")
     goodbye = f"detached; the run goes on. See it: knarr watch {handle.id}"

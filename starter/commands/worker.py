@@ -19,6 +19,7 @@ async def worker(output: Output) -> Exit:
     from worker import WorkerSettings, work
 
     settings = WorkerSettings()
-    await work(settings, (await connect(settings)).client)
-    output.document("worker ended", {"task_queue": settings.task_queue})
+    service = await connect(settings)
+    await work(settings.model_copy(update={"task_queue": service.task_queue}), service.client)
+    output.document("worker ended", {"task_queue": service.task_queue})
     return Exit.DONE

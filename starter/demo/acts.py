@@ -87,7 +87,7 @@ async def _start(output: Output, stage: Stage, plan: LoadedPlan, pause_before: l
     handle = await runs.start(
         stage.service.client,
         plan,
-        task_queue=stage.settings.task_queue,
+        task_queue=stage.service.task_queue,
         actor="demo",
         pause_before=pause_before,
         now=datetime.now(UTC),

@@ -27,6 +27,14 @@ def test_what_an_owner_publishes_others_read(tmp_path: Path) -> None:
     assert not (tmp_path / ".knarr" / STATE_FILE).exists()
 
 
+def test_a_folder_keeps_its_task_queue_and_shares_it_with_no_other(tmp_path: Path) -> None:
+    with StateFolder.own(tmp_path / "here") as here, StateFolder.own(tmp_path / "there") as there:
+        queue = here.task_queue()
+        assert queue != there.task_queue()
+    with StateFolder.own(tmp_path / "here") as here:
+        assert here.task_queue() == queue
+
+
 def test_the_record_is_for_its_user_alone(tmp_path: Path) -> None:
     with StateFolder.own(tmp_path / ".knarr") as folder:
         folder.publish(SERVERS)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -89,6 +90,23 @@ def test_a_port_in_use_is_passed_over_and_a_free_one_taken(tmp_path: Path) -> No
         with TemporalServer.start(tmp_path, persistent=False, port=wanted, ui_port=wanted_ui) as server:
             assert server.port != wanted
             assert server.ui_url == f"http://127.0.0.1:{wanted_ui}"
+
+
+def test_starts_at_the_same_moment_do_not_take_each_others_ports(tmp_path: Path) -> None:
+    wanted, wanted_ui = free_port(), free_port()
+
+    def start(name: str) -> TemporalServer:
+        return TemporalServer.start(tmp_path / name, persistent=False, port=wanted, ui_port=wanted_ui)
+
+    with ThreadPoolExecutor() as threads:
+        servers = list(threads.map(start, ["one", "two", "three"]))
+    try:
+        assert all(server.alive for server in servers)
+        assert len({server.address for server in servers}) == 3
+        assert len({server.ui_url for server in servers}) == 3
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def test_a_killed_owner_takes_its_server_along(owner: "subprocess.Popen[str]") -> None:
