@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SCALE  ?= 0.1
 HOLD   ?=
 # Two workers on two cores: each has servers of its own, and a file's tests stay together, in order.
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 ARGS   ?=
 
 export UV_PYTHON_DOWNLOADS = never
@@ -65,7 +65,7 @@ lint: $(STAMP) ## style, types and who may import whom
 
 test: lint ## set-up, lint and every test, against real servers (ARGS= goes to pytest)
 	@echo "pytest: $(PYTEST_WORKERS) workers, each with PostgreSQL servers of its own"
-	@$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal --durations=10 $(ARGS)
 	@echo "All green. Next: make demo; pictures and reports that the tests made are in artefacts/."
 
 faults: $(STAMP) ## break everything that can be broken, at length, and write docs/reliability.md's table (half an hour)

@@ -34,6 +34,29 @@ Kind = Literal["text", "varchar", "char", "bits", "numeric", "xml", "integer", "
 
 _TYPMOD: Final = re.compile(r"\([^)]*\)")
 _INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
+# How a value enters a record that is hashed by its columns' types. A type's own hash serves where it tells apart all
+# that the texts tell apart, and well: not numeric (5 and -5 hash alike), not the 64-bit integers beneath bigint and the
+# times (folded into 32 bits: 1 and 2^32 hash alike), whose binary form does. All other types enter as text: floats (-0
+# equals 0), intervals (a month equals thirty days), arrays (their hash does not see bounds), jsonb (1.0 equals 1.00),
+# enums (the hash is of the OID), and what has no hash.
+_TYPED: Final = {
+    "boolean": "{}",
+    "smallint": "{}",
+    "integer": "{}",
+    "oid": "{}",
+    "date": "{}",
+    "uuid": "{}",
+    "bytea": "{}",
+    "macaddr": "{}",
+    "bigint": "int8send({})",
+    "numeric": "numeric_send({})",
+    "time without time zone": "time_send({})",
+    "timestamp without time zone": "timestamp_send({})",
+    "timestamp with time zone": "timestamptz_send({})",
+    "text": '({}) COLLATE "C"',
+    "character varying": '({}) COLLATE "C"',
+    "character": '({}) COLLATE "C"',  # its hash leaves trailing blanks out
+}
 _KINDS: Final[dict[str, Kind]] = {
     "character varying": "varchar",
     "varchar": "varchar",
@@ -53,9 +76,14 @@ _KINDS: Final[dict[str, Kind]] = {
 
 @dataclass(frozen=True)
 class Value:
-    """One column of one side, in SQL: as it enters the row hash, and as text to be shown and compared by itself."""
+    """One column of one side, in SQL.
+
+    `hashed` enters a row whose text is hashed; `typed` enters a record that is hashed by its columns' own types, which
+    is two to three times as fast; `shown` is the text to be shown and compared by itself.
+    """
 
     hashed: str
+    typed: str
     shown: str
     integer: bool
 
@@ -145,4 +173,7 @@ def _canonical(column: ResolvedColumn, value: str) -> Value:
         shown = value
     else:
         shown = f"({value})::text"
-    return Value(hashed=value, shown=shown, integer=kind == "integer" and not dimensions)
+    typed = f'({shown}) COLLATE "C"'
+    if kind != "text":
+        typed = _TYPED.get(_TYPMOD.sub("", column.base_type), typed).format(value)
+    return Value(hashed=value, typed=typed, shown=shown, integer=kind == "integer" and not dimensions)

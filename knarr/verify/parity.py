@@ -152,7 +152,11 @@ async def agree_on_method(source: Connection, target: Connection) -> checksum.Me
     )
     if ours is None or theirs is None:
         raise RuntimeError("the probe of the hash function returned no row")
-    return checksum.choose_method(ours["encoding"], theirs["encoding"], ours["hashes"], theirs["hashes"])
+    records = False
+    if min(side.get_server_version().major for side in (source, target)) >= checksum.RECORDS_SINCE:
+        hashes = await both(source.fetchval(checksum.PROBE_RECORDS), target.fetchval(checksum.PROBE_RECORDS))
+        records = hashes[0] == hashes[1]
+    return checksum.choose_method(ours["encoding"], theirs["encoding"], ours["hashes"], theirs["hashes"], records)
 
 
 def _name(

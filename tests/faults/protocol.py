@@ -116,11 +116,12 @@ class Protocol(RuleBasedStateMachine):
             if older.partition == partition:
                 older.alive = False
 
-    @precondition(lambda self: self.attempts)
+    @precondition(lambda self: any(not attempt.wrote for attempt in self.attempts))
     @rule(data=st.data())
     def write(self, data: st.DataObject) -> None:
-        """An attempt, alive or a zombie, sends its rows."""
-        attempt = self._one(data)
+        """An attempt, alive or a zombie, sends its rows; none sends them twice."""
+        unsent = [attempt for attempt in self.attempts if not attempt.wrote]
+        attempt = data.draw(st.sampled_from(unsent), label="attempt")
 
         async def write() -> None:
             rows = [(attempt.partition, f"attempt {attempt.number}")] * 2

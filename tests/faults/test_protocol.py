@@ -13,7 +13,7 @@ from tests.faults.stage import Theatre
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
-SCHEDULES: Final = 200 if LONG else 20
+SCHEDULES: Final = 200 if LONG else 10
 STEPS: Final = 30
 
 
@@ -30,7 +30,6 @@ def scheduled(schedules: int) -> settings:
     )
 
 
-@pytest.mark.slow
 def test_whatever_the_order_only_live_writers_commit_and_each_partition_once(theatre: Theatre) -> None:
     print(f"seed {SEED}: KNARR_SEED={SEED} repeats it")
     must = "rows, ledger, epoch and claims are the model's after every step"

@@ -153,7 +153,7 @@ async def test_nothing_is_found_where_nothing_changed(world: World) -> None:
     assert (result.source_rows, result.target_rows) == (ROWS, ROWS)
     assert result.source_checksum == result.target_checksum
     assert not result.findings and not result.counts
-    assert result.method == "hashtextextended"
+    assert result.method == "hash_record_extended"
 
 
 async def test_every_mutation_is_found_and_named(world: World) -> None:
