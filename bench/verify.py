@@ -4,7 +4,8 @@
 
 Two servers of its own on this machine, a pgbench-like table on both, equal and then with 20 rows changed. Each round
 shuffles the order; the figure is the median. (a) a full scan of all columns on both sides, (b) reladiff, (c) pgcopydb
-compare, where their programs are given. Peers come from environments of their own, never from this project's.
+compare, where their programs are given, and in any case the bare query that the latter sends to both servers. Peers
+come from environments of their own, never from this project's.
 """
 
 import argparse
@@ -46,6 +47,10 @@ VACUUM ANALYZE public.account;
 CHANGE: Final = "UPDATE public.account SET balance = balance + 1 WHERE id % ({rows} / 20) = 7"
 MANY: Final = "UPDATE public.account SET branch = branch + 1 WHERE id % 10 = 3"
 SCAN: Final = "SELECT count(id), count(branch), count(balance), count(opened), count(filler) FROM public.account"
+# What `pgcopydb compare data` asks of each server (its schema.c): the sum of a 32-bit hash of the whole row's text.
+PGCOPYDB: Final = """
+SELECT count(1), sum(hashtext((id, branch, balance, opened, filler)::text)::bigint) FROM ONLY public.account
+"""
 PLAN: Final = """
 name: bench
 source: legacy
@@ -96,6 +101,12 @@ class Bench:
             await asyncio.gather(*(side.fetchrow(SCAN) for side in sides))
         return "nothing"
 
+    async def pgcopydb_query(self) -> str:
+        """What pgcopydb compare asks, without pgcopydb around it: on both sides at once."""
+        async with Sides(self.dsns) as sides:
+            rows = await asyncio.gather(*(side.fetchrow(PGCOPYDB) for side in sides))
+        return "equal" if rows[0] == rows[1] else "differs, no row named"
+
     async def reladiff(self) -> str:
         """reladiff -j 4, its best here, with all columns."""
         columns = [word for name in ("branch", "balance", "opened", "filler") for word in ("-c", name)]
@@ -115,6 +126,7 @@ class Bench:
     def methods(self) -> dict[str, Method]:
         """What is there to be measured."""
         found: dict[str, Method] = {"Knarr": self.knarr, "full scan of all columns": self.scan}
+        found["pgcopydb compare's query alone"] = self.pgcopydb_query
         if self.arguments.reladiff:
             found["reladiff -j 4"] = self.reladiff
         if self.arguments.pgcopydb:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import hashlib
 import importlib
 import os
 import re
@@ -35,15 +36,20 @@ def load_function(name: str, folder: Path | None = None) -> RowFunction:
         PlanError: there is no such module or function there, or importing it failed.
     """
     module_name, _, function_name = name.partition(":")
-    module = _load_module(name, module_name, str((folder or Path.cwd()).resolve()))
+    module, _ = _load_module(name, module_name, str((folder or Path.cwd()).resolve()))
     function = getattr(module, function_name, None)
     if not callable(function):
         raise PlanError(f"transform '{name}': {module.__file__} has no function '{function_name}'")
     return function  # type: ignore[no-any-return]  # what it takes and gives is checked batch by batch
 
 
+def source_digest(name: str, folder: Path | None = None) -> str:
+    """SHA-256, in hex, of the file that `module:function` was imported from, as it was then; arguments as above."""
+    return _load_module(name, name.partition(":")[0], str((folder or Path.cwd()).resolve()))[1]
+
+
 @functools.cache
-def _load_module(name: str, module_name: str, folder: str) -> ModuleType:
+def _load_module(name: str, module_name: str, folder: str) -> tuple[ModuleType, str]:
     roots = [folder]
     roots += [str(Path(entry).resolve()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     top = module_name.partition(".")[0]
@@ -70,7 +76,7 @@ def _load_module(name: str, module_name: str, folder: str) -> ModuleType:
                 del sys.modules[new]
     if not _lies_in(module, roots):
         raise PlanError(f"transform '{name}': {module_name} came from {module.__file__}, not from {' or '.join(roots)}")
-    return module
+    return module, hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() if module.__file__ else ""
 
 
 def _lies_in(module: ModuleType, folders: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 
 from knarr.plan.resolved import Partition, ResolvedMapping
 from knarr.postgres.session import Connection
+from knarr.postgres.transform import source_digest
 from knarr.verify import checksum
 from knarr.verify.among import narrowed_sums
 from knarr.verify.at_once import both, in_turn
@@ -130,7 +131,7 @@ async def _compare(
         findings=findings,
         seconds=time.monotonic() - started,
         sql=[*expected.statements, *found.statements],
-        compared=_compared(mapping, phases, through),
+        compared=_compared(mapping, phases, through, folder),
         method=method,
         source_snapshot=source_seen,
         target_snapshot=target_seen,
@@ -224,7 +225,7 @@ def _message(mapping: ResolvedMapping, source: Sums, target: Sums, differences: 
     return f"{mapping.name}: {named}; the source gives {source.rows} rows, the target holds {target.rows}"
 
 
-def _compared(mapping: ResolvedMapping, phases: Sequence[str], through: str) -> list[str]:
+def _compared(mapping: ResolvedMapping, phases: Sequence[str], through: str, folder: Path | None) -> list[str]:
     lines = [f"{len(mapping.columns)} columns: {', '.join(column.name for column in mapping.columns)}"]
     if not mapping.key:
         lines.append("no key: rows are compared as a multiset, so a changed row is one missing and one extra")
@@ -233,7 +234,8 @@ def _compared(mapping: ResolvedMapping, phases: Sequence[str], through: str) -> 
     if holds_others(mapping, phases, through):
         lines.append("only target rows whose keys the source has: the others are somebody else's")
     if mapping.transform:
-        lines.append(f"expected rows were recomputed by {mapping.transform}")
+        digest = source_digest(mapping.transform, folder)
+        lines.append(f"expected rows were recomputed by {mapping.transform}; its file's SHA-256 is {digest}")
     if phases and through != phases[-1]:
         lines.append(f"the rows moved through phase {through}")
     return lines

@@ -1,6 +1,7 @@
 """Parity beyond single cells: mappings, scopes, phases, keyless tables, collations, encodings, transforms."""
 
 import asyncio
+import hashlib
 import itertools
 from pathlib import Path
 from typing import Final
@@ -286,6 +287,8 @@ async def test_a_python_transform_is_computed_again(source: Connection, target: 
     assert result.outcome == "passed", result
     assert (result.source_rows, result.target_rows) == (5001, 5001)
     assert told_rows[-1] == 5001 and len(told_rows) > 2
+    digest = hashlib.sha256((folder / f"{module(folder)}.py").read_bytes()).hexdigest()
+    assert any(line.endswith(f"clean; its file's SHA-256 is {digest}") for line in result.compared)
     await target.execute("UPDATE t SET phone = '1' WHERE id = 77; UPDATE t SET mood = 'sad' WHERE id = 4000")
     await target.execute("DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (6000)")
     result = await compare_partition(source, target, mapping, WHOLE, folder=folder)
