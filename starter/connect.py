@@ -81,10 +81,11 @@ def locate(state_dir: Path) -> tuple[ClientConnectConfig, str, LocalServers | No
             hint="check TEMPORAL_PROFILE and TEMPORAL_CONFIG_FILE, or: temporal config list",
         ) from error
     config = profile.to_client_connect_config()
+    local = running(state_dir)
     if profile.address:
         origin = "TEMPORAL_ADDRESS" if os.environ.get("TEMPORAL_ADDRESS") else "the profile of Temporal's configuration"
-        return config, origin, None
-    local = running(state_dir)
+        named = local is not None and local.temporal_address == profile.address
+        return config, origin, local if named else None
     if local is not None and local.temporal_address:
         config["target_host"] = local.temporal_address
         config["namespace"] = local.temporal_namespace

@@ -39,11 +39,18 @@ async def up(output: Output, worker: bool) -> Exit:
             if worker:
                 process = await stack.enter_async_context(local.local_worker(settings, servers, Path.cwd()))
                 failed, pid = process.failed, process.pid
-            output.result(f"Temporal:  {servers.temporal_address}\nWeb UI:    {servers.temporal_ui_url}")
-            output.result(f"worker:    {f'process {pid}' if pid else 'none; start one with: knarr worker'}")
+            output.result(f"Temporal:    {servers.temporal_address}\nWeb UI:      {servers.temporal_ui_url}")
+            output.result(f"task queue:  {servers.task_queue} (elsewhere than in this folder: KNARR_TASK_QUEUE)")
+            output.result(f"worker:      {f'process {pid}' if pid else 'none; start one with: knarr worker'}")
             output.say("Ctrl-C ends it")
             output.document(
-                "up", {"temporal": servers.temporal_address, "web_ui": servers.temporal_ui_url, "worker_pid": pid}
+                "up",
+                {
+                    "temporal": servers.temporal_address,
+                    "web_ui": servers.temporal_ui_url,
+                    "task_queue": servers.task_queue,
+                    "worker_pid": pid,
+                },
             )
             try:
                 await failed
