@@ -24,10 +24,14 @@ log = structlog.get_logger(__name__)
 # Cancellation reaches an activity with the answer to a heartbeat, so this bounds how long an abort may take to land.
 SECONDS_BETWEEN_BEATS: Final = 2.0
 
-# Tries of an activity that failed with an error we do not know, before it counts as a bug and stops the run.
+# From this attempt on an error that we do not know counts as a bug and is final: a step turns the run back, a
+# compensation asks a person. Before, it is tried again: what nobody thought of may pass by itself.
 UNEXPECTED_ATTEMPTS: Final = 3
 
 LONGEST_MESSAGE: Final = 2_000
+
+# History holds no row. The log of the worker that met it is the operator's own.
+IN_THE_LOG: Final = "The server's words with the values are in this worker's log."
 
 _pools: Pools | None = None
 
@@ -126,10 +130,17 @@ def failure(error: Exception, step: str) -> ApplicationError:
         )
     known = classify(error, step)
     transient = isinstance(known, TransientError)
-    log.warning("failed", error=type(known).__name__, message=known.message, sqlstate=known.sqlstate, retried=transient)
-    return ApplicationError(
-        shortened(scrub(str(known))), known.sqlstate, type=type(known).__name__, non_retryable=not transient
+    log.warning(
+        "failed",
+        error=type(known).__name__,
+        message=known.detail or known.message,
+        sqlstate=known.sqlstate,
+        retried=transient,
     )
+    message = shortened(scrub(str(known)))
+    if known.detail:
+        message += f"\n{IN_THE_LOG}"
+    return ApplicationError(message, known.sqlstate, type=type(known).__name__, non_retryable=not transient)
 
 
 def shortened(message: str) -> str:

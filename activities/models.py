@@ -157,6 +157,7 @@ class VerdictSummary(Message):
     digest: str
     head: AuditHead
     repairable: list[int] = Field(default_factory=list, description="mappings with unlike rows that can be rewritten")
+    unlike: list[int] = Field(default_factory=list, description="mappings of which a check did not pass")
 
 
 class RepairInput(Message):
@@ -182,6 +183,29 @@ class CheckpointInput(Message):
 
     run: RunContext
     name: str
+
+
+class MappingCheckpoint(Message):
+    """A mapping, and the name of the checkpoint that it is to become when its rows of a phase are proved."""
+
+    mapping: int
+    name: str
+
+
+class ProofInput(Message):
+    """Mappings whose checks of one round of verification have all run."""
+
+    run: RunContext
+    phase: str
+    round: int
+    mappings: list[MappingCheckpoint]
+
+
+class ProofResult(Message):
+    """Those of them whose checks have all passed, by number: they are checkpoints now."""
+
+    proved: list[int]
+    head: AuditHead | None = None
 
 
 class DecisionInput(Message):
@@ -238,10 +262,11 @@ class Compensation(Message):
     """What takes one step back: an activity by name, for a mapping and phase (or the whole run)."""
 
     activity: str
-    summary: str
+    summary: str = Field(description="what is taken back, without the mapping's name: that is looked up when needed")
     mapping: int = -1
     phase: str = ""
     name: str = ""
+    apart: bool = Field(default=False, description="whether the step can stay while other mappings' are taken back")
 
 
 class CompensationInput(Message):

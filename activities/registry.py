@@ -18,9 +18,10 @@ from activities.claim import claim_target, end_run, release_target
 from activities.copy import copy_partitions, remove_rows
 from activities.decide import record_decision
 from activities.guard import check_guards
+from activities.prove import record_proofs
 from activities.repair import repair_rows
 from activities.seal import record_checkpoint, remove_checkpoint, request_cancel, seal_run, unseal_run
-from activities.survey import discard_survey, survey_databases
+from activities.survey import discard_survey, recall_survey, survey_databases
 from activities.undo import raise_epoch
 from activities.undo_log import drop_undo_log
 from activities.verify import (
@@ -42,6 +43,7 @@ def all_activities(pools: Pools) -> list[Callable[..., Any]]:
         claim_target,
         release_target,
         survey_databases,
+        recall_survey,
         discard_survey,
         create_tables,
         drop_tables,
@@ -61,6 +63,7 @@ def all_activities(pools: Pools) -> list[Callable[..., Any]]:
         repair_rows,
         conclude_verification,
         withdraw_verdict,
+        record_proofs,
         record_checkpoint,
         remove_checkpoint,
         seal_run,

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+import structlog
 from temporalio import activity
 
 from activities.context import lease_of, pools, source_of, target_of, working
@@ -13,6 +14,8 @@ from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import copy, mappings, partitions, repair
 from knarr.telemetry.scrub import scrub
 from knarr.verify import results
+
+log = structlog.get_logger(__name__)
 
 # What a row points at may be missing too, and be repaired after it: SQLSTATEs after which a partition is tried again.
 AFTER_OTHERS = ("23503",)
@@ -59,6 +62,7 @@ async def repair_rows(given: RepairInput) -> RepairResult:
             try:
                 done = await _repair(given, run, plan, resolved[place[0]], place[1], repairing)
             except DataError as error:
+                log.warning("not repaired", partition=place[1], message=error.detail or error.message)
                 failed[place] = f"{resolved[place[0]].name}, partition {place[1]}: {scrub(error.message)}"
                 if error.sqlstate in AFTER_OTHERS:
                     waiting.append(place)

@@ -37,7 +37,8 @@ async def remove_checkpoint(given: CompensationInput) -> StepResult:
 async def seal_run(given: RunInput) -> StepResult:
     """Closes the record. Raises DataError unless the newest verdict of the last phase stands and has passed,
 
-    or a person has accepted its differences; what the workflow believes does not count, what the target says does.
+    or a person has accepted the differences of that very verdict; what the workflow believes does not count, what the
+    target says does.
     """
     run = given.run
     async with working("seal", run), target_of(run) as target, fenced(target, lease_of(run)):
@@ -52,8 +53,12 @@ async def seal_run(given: RunInput) -> StepResult:
                 f"the newest verdict of run {run.run_id} is about phase {verdict.phase}, the last phase is {last}",
                 hint="verification of the last phase must run before the seal",
             )
-        if not verdict.passed and not await runs.was_skipped(target, run.run_id):
-            raise DataError(f"the verdict of run {run.run_id} did not pass", hint="see knarr report")
+        if not verdict.passed and not await runs.was_accepted(target, run.run_id, verdict.phase, verdict.round):
+            raise DataError(
+                f"the verdict of run {run.run_id} on phase {verdict.phase}, round {verdict.round}, did not pass, and "
+                "nobody has accepted it since",
+                hint="see knarr report",
+            )
         await runs.set_state(target, run.run_id, "sealed")
         head = await stepped(target, run, "seal", f"the verdict of phase {verdict.phase} stands")
         return StepResult(count=1, head=head)

@@ -5,14 +5,18 @@ from collections import Counter
 from temporalio import activity
 
 from activities.context import lease_of, source_of, target_of, working
-from activities.models import CompensationInput, MappingSummary, RunInput, StepResult, SurveyResult
+from activities.models import CompensationInput, MappingSummary, RunContext, RunInput, StepResult, SurveyResult
 from activities.trail import compensated, stepped
-from knarr.errors import SurveyRefused
+from knarr.audit import chain
+from knarr.audit.chain import AuditHead
+from knarr.errors import DataError, PlanError, SurveyRefused
+from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Survey
 from knarr.plan.units import size_bytes
 from knarr.postgres import mappings, partitions, runs
 from knarr.postgres.lease import claim, fenced
 from knarr.postgres.selection import phase_predicate
+from knarr.postgres.session import Connection
 from knarr.postgres.survey import survey
 from knarr.wording import counted
 
@@ -47,18 +51,26 @@ async def survey_databases(given: RunInput) -> SurveyResult:
                 f"{len(surveyed.mappings)} mappings in {sum(count.values())} partitions, {len(warnings)} warnings",
             )
         # What is stored counts: a survey that was repeated may have read a schema that has changed since.
-        stored = await mappings.load_mappings(target, run.run_id)
-        phases = [phase.phase for phase in plan.rollout]
-        names = Counter(mapping.name for mapping in stored)
-        return SurveyResult(
-            mappings=[
-                summary(mapping, count[mapping.number], phases, alone=names[mapping.name] == 1) for mapping in stored
-            ],
-            cross_checks=[check.name for check in plan.checks],
-            downstream_checks=[check.name for check in plan.downstream],
-            warnings=len(warnings),
-            head=head,
-        )
+        return await _told(target, run, plan, count, len(warnings), head)
+
+
+@activity.defn
+async def recall_survey(given: RunInput) -> SurveyResult:
+    """What `survey_databases` told, read again from the target's knarr schema: a run that continues as new carries
+
+    no names along. Raises PlanError when the run has no survey here, as ApplicationError.
+    """
+    run = given.run
+    async with working("recall survey", run), target_of(run) as target:
+        record = await runs.load_run(target, run.run_id)
+        if record.survey is None:
+            raise PlanError(f"run {run.run_id} has stored no survey in this database", hint="is it the run's target?")
+        count = await partitions.count_all_partitions(target, run.run_id)
+        warnings = sum(1 for problem in record.survey.problems if problem.severity == "warning")
+        head = await chain.read_head(target, run.run_id)
+        if head is None:
+            raise DataError(f"run {run.run_id} has no audit trail in this database", hint="run knarr audit")
+        return await _told(target, run, record.plan, count, warnings, head)
 
 
 @activity.defn
@@ -68,6 +80,23 @@ async def discard_survey(given: CompensationInput) -> StepResult:
         async with fenced(target, lease_of(given.run)):
             head = await compensated(target, given.run, "survey", "its record stays; it touched no table of the plan")
         return StepResult(head=head)
+
+
+async def _told(
+    target: Connection, run: RunContext, plan: Plan, count: dict[int, int], warnings: int, head: AuditHead
+) -> SurveyResult:
+    stored = await mappings.load_mappings(target, run.run_id)
+    phases = [phase.phase for phase in plan.rollout]
+    names = Counter(mapping.name for mapping in stored)
+    return SurveyResult(
+        mappings=[
+            summary(mapping, count.get(mapping.number, 0), phases, alone=names[mapping.name] == 1) for mapping in stored
+        ],
+        cross_checks=[check.name for check in plan.checks],
+        downstream_checks=[check.name for check in plan.downstream],
+        warnings=warnings,
+        head=head,
+    )
 
 
 def summary(mapping: ResolvedMapping, parts: int, phases: list[str], *, alone: bool) -> MappingSummary:

@@ -19,7 +19,6 @@ from knarr.audit.signing import key_of_environment
 from knarr.plan.resolved import STAGES
 from knarr.postgres import mappings, partitions, runs
 from knarr.postgres.lease import fenced
-from knarr.postgres.repair import can_be_repaired
 from knarr.postgres.selection import moved_predicate
 from knarr.telemetry import metrics
 from knarr.telemetry.scrub import scrub
@@ -195,12 +194,14 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
             repairable=[
                 mapping.number
                 for mapping in moved
-                if can_be_repaired(mapping)
-                and any(
+                if any(
                     (result.kind, result.mapping, result.outcome) == ("parity", mapping.number, "failed")
                     for result in computed
                 )
             ],
+            unlike=sorted(
+                {each.mapping for each in concluded.checks if each.mapping >= 0 and each.outcome != "passed"}
+            ),
         )
 
 

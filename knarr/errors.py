@@ -20,18 +20,21 @@ class KnarrError(Exception):
     """Base of all errors that Knarr raises on purpose. `str()` is written for the person on duty.
 
     Args:
-        message: what was found, where, and what was expected; never holds a secret.
-        hint: what to do next, or empty.
+        message: what was found, where, and what was expected; never holds a secret, nor a row's values: it crosses
+            into workflow history.
+        hint: what to do next, or empty; likewise.
         sqlstate: the five-character SQLSTATE behind it, or empty.
+        detail: the server's own words with the values in them, for the worker's log and for nothing else; or empty.
     """
 
     kind: ClassVar[Kind] = "plan"
 
-    def __init__(self, message: str, *, hint: str = "", sqlstate: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", sqlstate: str = "", detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.sqlstate = sqlstate
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.message}\nNext: {self.hint}" if self.hint else self.message

@@ -205,8 +205,8 @@ def started(seen: Snapshot) -> Ending | None:
     if status.state in {"refused", "unwinding"} or (not mappings and status.state in {"starting", "running"}):
         return None
     size = f"{counted(len(mappings), 'mapping')}, about {counted(status.estimated_rows, 'row')}"
-    message = f"started: the target is claimed and surveyed; {size}"
-    return Ending(Exit.DONE, message if mappings else f"started; the run is {status.state}", status)
+    message = f"started: the target is claimed and surveyed; {size}" if mappings else f"the run is {status.state}"
+    return Ending(Exit.DONE, f"{message}\n  watch it: knarr watch {seen.run_id}", status)
 
 
 def kept_open(seen: Snapshot) -> Ending:

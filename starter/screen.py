@@ -178,15 +178,16 @@ class Lines:
         tenth = 10 * self._meter.rows // max(self._goal if verifying else status.estimated_rows, 1)
         # A mapping's copy and its index builds alternate quickly: a line for each would say nothing.
         step = "" if status.step in {"build", "sequences"} else status.step
-        words = [seen.state, f"phase {status.phase}" if status.phase else "", step, status.waiting_for]
+        words = [seen.state, f"phase {status.phase}" if status.phase else "", step]
         rate = f"  {self._meter.rate:,.0f} rows/s" if self._meter.rate and status.state == "running" else ""
         numbers = f"{self._meter.rows:>14,} rows{' verified' if verifying else ''}{rate}"
         if seen.state in GOING_BACK:
             numbers = f"{status.rows:>14,} rows still there"
-        self._change(" · ".join(word for word in words if word), numbers, force=tenth > self._tenth)
+        waits = f"\n  waits for {status.waiting_for}" if status.waiting_for else ""
+        self._change(" · ".join(word for word in words if word), numbers, waits, force=tenth > self._tenth)
         self._tenth = max(tenth, self._tenth)
 
-    def _change(self, what: str, numbers: str, *, force: bool = False) -> None:
-        if what != self._last or force:
-            self._last = what
-            self._say(f"{what:<60} {numbers}".rstrip())
+    def _change(self, what: str, numbers: str, waits: str = "", *, force: bool = False) -> None:
+        if what + waits != self._last or force:
+            self._last = what + waits
+            self._say(f"{what:<60} {numbers}".rstrip() + waits)

@@ -15,9 +15,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.undo import raise_epoch
     from activities.undo_log import drop_undo_log
     from workflows.conduct import Conduct
-    from workflows.controls import Turn
-    from workflows.messages import Moved
+    from workflows.messages import Turn
     from workflows.policies import BRIEF, COMPENSATION, LONG
+    from workflows.saga import REMOVES_CHECKPOINT, Checkpoint
 
 RAISE: Final = Compensation(activity="raise_epoch", summary="fence off all that was writing")
 
@@ -38,30 +38,66 @@ def what_failed(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, str(error)
 
 
-async def turn_back(conduct: Conduct, turn: Turn) -> None:
+async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> None:
     """Takes the run back to the start or to a checkpoint. Returns when all is taken back or skipped by a person.
 
     The epoch is raised first, so that no stale writer can add what is being taken away.
+
+    Args:
+        raised: the epoch has been raised by the run of the workflow that this one goes on from.
+
+    Raises HistoryIsLongError when the rest is to be taken back by the next run of the workflow.
     """
     # Orders that would interrupt are refused while this is set, also while the unwinding waits for a person.
     conduct.controls.turn = turn
     conduct.settled = True
     conduct.controls.paused = False
     conduct.view.message = turn.reason
-    await compensate(conduct, "epoch", RAISE)
+    if not raised:
+        await compensate(conduct, "epoch", RAISE)
+    await _recall(conduct, turn)
+    some = False
 
     async def take_back(step: str, compensation: Compensation) -> None:
+        nonlocal some
+        if some:
+            # Only after one more step has been taken back, so that each run of the workflow comes nearer to the end.
+            conduct.leave_room()
+        some = True
         if step == "claim":
             # The record closes with this one: every decision must be in it before, and how the run ends.
             await conduct.recorded()
             compensation = compensation.model_copy(update={"name": turn.ends_as})
         await compensate(conduct, step, compensation)
 
-    await conduct.saga.unwind(turn.to, take_back)
+    to = next((each for each in conduct.saga.checkpoints if conduct.checkpoint_name(each) == turn.to), None)
+    if to is None and turn.to != "start":
+        raise RuntimeError(f"there is no checkpoint {turn.to!r}; there are {conduct.checkpoints}")
+    await conduct.saga.unwind(to, take_back)
+
+
+async def _recall(conduct: Conduct, turn: Turn) -> None:
+    """The names of what is taken back. If they are gone from the target, numbers must do on the way to the start."""
+    while True:
+        try:
+            await conduct.recall()
+            return
+        except ActivityError as error:
+            _, reason = what_failed(error)
+        if turn.to == "start":
+            workflow.logger.error("the survey could not be recalled: %s", reason)
+            return
+        await conduct.ask_a_person(f"can't go back to checkpoint {turn.to}: {reason}", again_after=TRY_AGAIN)
 
 
 async def compensate(conduct: Conduct, step: str, compensation: Compensation) -> None:
     """Takes one step back; asks a person after a bounded number of attempts. A skip is remembered and reported."""
+    if compensation.mapping >= 0:
+        named = f"{conduct.name_of(compensation.mapping)} · {compensation.summary}"
+        changed = {"summary": named}
+        if compensation.activity == REMOVES_CHECKPOINT:
+            changed["name"] = conduct.checkpoint_name(Checkpoint(compensation.phase, compensation.mapping))
+        compensation = compensation.model_copy(update=changed)
     raising = raised_again = compensation.activity == "raise_epoch"
     while True:
         conduct.view.show("unwinding", step=_undoing(compensation))
@@ -92,8 +128,7 @@ def _undoing(compensation: Compensation) -> str:
 
 def _forget_rows(conduct: Conduct, step: str, compensation: Compensation) -> None:
     if compensation.activity == "remove_rows" and compensation.mapping in conduct.view.mappings:
-        moved = conduct.saga.results(step, Moved).get(step)
-        conduct.view.removed(compensation.mapping, moved.rows if moved else 0)
+        conduct.view.removed(compensation.mapping, conduct.saga.counted(step))
 
 
 async def _attempt(conduct: Conduct, compensation: Compensation) -> None:

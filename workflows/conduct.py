@@ -6,80 +6,117 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
 
-from workflows.saga import Saga
+from workflows.saga import Checkpoint, Saga
 
 with workflow.unsafe.imports_passed_through():
-    from activities.decide import record_decision
     from activities.models import (
         Compensation,
-        DecisionInput,
         MappingInput,
         MappingSummary,
         RunContext,
         RunInput,
         StepResult,
+        SurveyResult,
         VerdictSummary,
     )
+    from activities.survey import recall_survey
+    from workflows.beside import Beside
     from workflows.controls import Controls
-    from workflows.messages import Moved, Pausing, Resumed, SagaState, Status
-    from workflows.policies import BRIEF, LONG
+    from workflows.messages import Progress, Resumed, SagaState, Status
+    from workflows.policies import LONG
     from workflows.settings import RunSettings
     from workflows.view import View
 
 Value = TypeVar("Value")
 
 # What is done to one mapping while others are still copied: the mapping's own line says it, the run is still copying.
-RECORD_AGAIN: Final = timedelta(seconds=30)
 BESIDE_COPYING: Final = ("build/", "sequences/")
 
 
-class Conduct:
-    """The state of one run and its primitives: a step, a child, a gate to hold at, a person to ask."""
+class HistoryIsLongError(Exception):
+    """Nothing runs any more; the workflow is to continue as new before its history grows longer."""
+
+
+class Conduct(Beside):
+    """The state of one run and its primitives: a step, a gate to hold at, a person to ask, what is carried along."""
 
     def __init__(
         self, run: RunContext, settings: RunSettings, pause_before: list[str], before: Resumed | None = None
     ) -> None:
-        self.run = before.run if before else run
+        run = before.run if before else run
         self.settings = before.settings if before else settings
-        self.saga = Saga(before.saga if before else SagaState())
-        self.controls = Controls(paused=bool(before and before.paused), decided=before.decided if before else 0)
-        self.view = View(
-            self.run,
-            before.started_at if before else workflow.info().start_time,
-            [phase.name for phase in self.settings.phases],
-        )
+        self.saga = Saga(before.saga if before else SagaState(), is_over=self._turns_back)
+        controls = Controls(paused=bool(before and before.paused), decided=before.decided if before else 0)
+        started_at = before.started_at if before else workflow.info().start_time
+        super().__init__(run, controls, View(run, started_at, [phase.name for phase in self.settings.phases]))
         self.pause_before = list(before.pause_before if before else pause_before)
         self.round = before.round if before else 0
+        self.survey: SurveyResult | None = None
+        self.checked: list[int] = []
         self.skipped: list[str] = list(before.skipped if before else [])
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
-        self.settled = False
         self._checkpoint = ""
-        self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
-        self._told_paused = self.controls.paused
-        self._watchers: list[asyncio.Task[None]] = []
+        self._cancelled_before = bool(before and before.cancelled)
         if before:
-            self.view.restore(before.progress)
+            self.view.restore(before.shown)
+            self.controls.turn = before.turn
 
     def status(self) -> Status:
         """Where the run is."""
-        return self.view.status(self.saga.checkpoints)
+        return self.view.status(self.checkpoints)
 
-    def start_watchers(self) -> None:
-        """Starts what runs beside the saga: decisions go to the audit trail, pauses go to the children."""
-        self._watchers = [asyncio.create_task(self._record_decisions()), asyncio.create_task(self._relay_pauses())]
+    def progress(self) -> Progress:
+        """How far the run is, mapping by mapping."""
+        return self.view.progress(self.checkpoints)
 
-    async def recorded(self) -> None:
-        """Waits until every decision is in the audit trail, if there is a run to record it in."""
-        await workflow.wait_condition(lambda: not self.controls.unrecorded or self.run.lease is None)
+    @property
+    def checkpoints(self) -> list[str]:
+        """Names of what a rollback can stop at, in the order in which it was verified: PHASE or PHASE/MAPPING."""
+        return [self.checkpoint_name(each) for each in self.saga.checkpoints]
 
-    async def stop_watchers(self) -> None:
-        """Waits until every decision is recorded, and stops watching."""
-        await self.recorded()
-        for watcher in self._watchers:
-            watcher.cancel()
+    def checkpoint_name(self, checkpoint: Checkpoint) -> str:
+        """What an operator calls it; a character that no line of text can hold is spelled out."""
+        phase, number = checkpoint
+        name = phase if number < 0 else f"{phase}/{self.name_of(number)}"
+        return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
+
+    def name_of(self, number: int) -> str:
+        """The mapping's name, or its number while the survey has not been recalled."""
+        known = self.view.mappings.get(number)
+        return known.name if known else f"mapping {number}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether Temporal's cancellation has come, to this run of the workflow or to one that it goes on from."""
+        return self._cancelled_before or workflow.cancellation_reason() is not None
+
+    def surveyed(self, survey: SurveyResult) -> None:
+        """Learns what there is to move; what has been moved already is seen again."""
+        self.survey = survey
+        self.view.expect(survey.mappings)
+        known = {(each.phase, each.mapping) for each in self.saga.checkpoints}
+        verified: dict[int, bool] = {}
+        for step in self.saga.counts("move/"):
+            _, phase, number = step.split("/")
+            verified[int(number)] = (phase, -1) in known or (phase, int(number)) in known
+        proved = {number for number, stands in verified.items() if stands}
+        self.view.recalled(self._rows_moved(), proved, going_back=self.controls.turn is not None)
+
+    async def recall(self) -> None:
+        """Reads the survey again after the workflow has continued as new. Raises ActivityError when it is gone."""
+        if self.survey is None and self.saga.is_done("survey"):
+            given = RunInput(run=self.run)
+            recalled = await workflow.execute_activity(
+                recall_survey, given, summary="what is moved, after continuing as new", **LONG
+            )
+            self.surveyed(recalled)
+
+    def leave_room(self) -> None:
+        """Raises HistoryIsLongError when history has grown long; to be called where nothing runs."""
+        if workflow.info().is_continue_as_new_suggested():
+            raise HistoryIsLongError
 
     async def step(
         self,
@@ -93,37 +130,22 @@ class Conduct:
     ) -> None:
         """A step that is one activity, with the compensation of that name.
 
-        `summary` names what is made: the timeline shows it as it is made, and as `take back: ...` when it is undone.
+        `summary` names what is made: the timeline shows it as it is made, and as `take back: ...` when it is undone,
+        with the mapping's name before it. What is built on one mapping's rows alone can stay with them.
         """
         number = mapping.number if mapping else -1
+        named = f"{mapping.name} · {summary}" if mapping else summary
         given = MappingInput(run=self.run, mapping=number, phase=phase) if mapping else RunInput(run=self.run)
 
-        async def act() -> StepResult:
-            result: StepResult = await workflow.execute_activity(activity, given, summary=summary, **LONG)
-            return result
+        async def act() -> int:
+            result: StepResult = await workflow.execute_activity(activity, given, summary=named, **LONG)
+            return result.count
 
         if not step.startswith(BESIDE_COPYING):
             self.view.show(step=step.split("/")[0])
-        compensation = Compensation(activity=undo, summary=summary, mapping=number, phase=phase)
-        await self.saga.step(step, StepResult, act, undo=compensation)
-
-    async def child(self, workflow_run: Any, given: Any, *, name: str, summary: str) -> Any:
-        """Runs a child workflow that can be told to hold; its id reads `<run id>/<name>`."""
-        child = await workflow.start_child_workflow(
-            workflow_run,
-            given,
-            id=f"{self.run.run_id}/{name}",
-            static_summary=summary,
-            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-            parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
-        )
-        self._children[name] = child
-        try:
-            if given.paused != self.controls.paused:
-                await self._tell(child)
-            return await child
-        finally:
-            del self._children[name]
+        apart = step.startswith("build/")
+        compensation = Compensation(activity=undo, summary=summary, mapping=number, phase=phase, apart=apart)
+        await self.saga.count(step, act, undo=compensation)
 
     async def gate(self, step: str) -> None:
         """Holds before a step while the run is paused, or when the run was asked at its start to pause there."""
@@ -146,12 +168,8 @@ class Conduct:
         """After a rollback to a checkpoint the run holds there; `resume` goes forward again, with a new deadline."""
         self._checkpoint = checkpoint
         self.settled = False
-        rows: dict[int, int] = {}
-        for step, moved in self.saga.results("move/", Moved).items():
-            number = int(step.rsplit("/", 1)[1])
-            rows[number] = rows.get(number, 0) + moved.rows
         verdicts = list(self.saga.results("verify/", VerdictSummary).values())
-        self.view.taken_back(rows, verdicts[-1] if verdicts else None)
+        self.view.taken_back(self._rows_moved(), verdicts[-1] if verdicts else None)
         self.controls.turn = None
         self.controls.paused = True
         self.pause_before = []
@@ -160,7 +178,7 @@ class Conduct:
         self.view.message = f"taken back to checkpoint {checkpoint}"
         if self.skipped:
             self.view.message += f"; NOT TAKEN BACK, by a person's decision: {'; '.join(self.skipped)}"
-        if workflow.cancellation_reason() is not None:
+        if self.cancelled:
             # It came while the run was unwinding, which nothing cuts short; it is not lost.
             self.controls.turn_back("abort", "temporal", "cancellation was requested")
 
@@ -199,13 +217,16 @@ class Conduct:
         self.view.message = before
         return self.controls.take_answer()
 
+    def _turns_back(self) -> bool:
+        return self.controls.turn is not None and not self.settled
+
     def resumed(self) -> Resumed:
-        """All there is to know, for the next run of the same workflow."""
+        """All there is to know, for the next run of the same workflow; a few numbers a mapping."""
         return Resumed(
             run=self.run,
             settings=self.settings,
             saga=self.saga.state,
-            progress=self.view.progress(self.saga.checkpoints),
+            shown=self.view.shown,
             paused=self.controls.paused,
             pause_before=self.pause_before,
             started_at=self.view.started_at,
@@ -214,63 +235,16 @@ class Conduct:
             skipped=self.skipped,
             errors=self.errors,
             clock_from=self.clock_from,
+            turn=self.controls.turn,
+            cancelled=self.cancelled,
         )
 
-    async def _record_decisions(self) -> None:
-        """Brings every order and every decision into the audit trail, in order, as soon as there is one."""
-        while True:
-            await workflow.wait_condition(self._may_record)
-            decision = self.controls.unrecorded[0]
-            given = DecisionInput(
-                run=self.run,
-                key=f"decision/{self.controls.decided + 1}",
-                kind=decision.kind,
-                action=decision.action,
-                actor=decision.actor,
-                reason=decision.reason,
-                answer=decision.answer,
-                accepted=decision.accepted,
-            )
-            summary = _in_short(f"{decision.action} by {decision.actor}", decision.reason)
-            try:
-                await workflow.execute_activity(record_decision, given, summary=summary, **BRIEF)
-            except ActivityError as error:
-                # A decision is never dropped: a server that only reads today may write again in a minute.
-                workflow.logger.error("a decision could not be recorded yet: %s", error.cause)
-                await workflow.sleep(RECORD_AGAIN, summary="record the decision again")
-                continue
-            self.controls.decided += 1
-            self.controls.unrecorded.pop(0)
-
-    def _may_record(self) -> bool:
-        # While the saga is being cancelled only its own commands go out: two tasks that are woken by one order would
-        # race, and a replay that is handed the order in another batch would see them the other way round (TMPRL1100).
-        settled = self.controls.turn is None or self.settled
-        return settled and bool(self.controls.unrecorded) and self.run.lease is not None
-
-    async def _relay_pauses(self) -> None:
-        """Tells running children when the run is paused and when it goes on."""
-        while True:
-            await workflow.wait_condition(lambda: self._told_paused != self.controls.paused)
-            self._told_paused = told = self.controls.paused
-            # A gate that paused the run has said more already.
-            if self.view.state == ("running" if told else "paused"):
-                waiting_for = f"`knarr resume {self.run.run_id} --reason ...`" if told else ""
-                self.view.show("paused" if told else "running", waiting_for=waiting_for)
-            for child in list(self._children.values()):
-                await self._tell(child)
-
-    async def _tell(self, child: workflow.ChildWorkflowHandle[Any, Any]) -> None:
-        try:
-            await child.signal("hold", Pausing(paused=self.controls.paused))
-        except ApplicationError:
-            workflow.logger.info("a child had ended before it could be told to hold")
-
-
-def _in_short(who: str, why: str) -> str:
-    """Who did what and why, on one line of a timeline."""
-    line = " ".join(f"{who}: {why}".split()) if why else who
-    return line if len(line) <= 120 else f"{line[:119]}…"
+    def _rows_moved(self) -> dict[int, int]:
+        rows: dict[int, int] = {}
+        for step, moved in self.saga.counts("move/").items():
+            number = int(step.rsplit("/", 1)[1])
+            rows[number] = rows.get(number, 0) + moved
+        return rows
 
 
 async def shielded(work: Coroutine[Any, Any, Value]) -> Value:

@@ -1,27 +1,13 @@
 """What operators have asked of a run: every order is held against the run's state, applied or refused with a reason."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from temporalio.exceptions import ApplicationError
 
-from workflows.messages import Accepted, Order, RollbackOrder, State
+from workflows.messages import Accepted, Order, RollbackOrder, State, Turn
 
 ENDED: frozenset[State] = frozenset({"completed", "rolled back", "aborted", "refused"})
-
-
-class Turn(NamedTuple):
-    """Why the run turns back, how far, and how it is to end then."""
-
-    kind: Literal["abort", "rollback", "failure"]
-    to: str
-    actor: str
-    reason: str
-    error_type: str = ""
-
-    @property
-    def ends_as(self) -> Literal["aborted", "rolled back"]:
-        """The state that the run's record closes with when everything is taken back."""
-        return "aborted" if self.kind == "abort" else "rolled back"
 
 
 class Decision(NamedTuple):
@@ -100,7 +86,8 @@ class Controls:
                 message = "trying again" if action == "retry" else "skipped; the report says what was not taken back"
             case "abort" | "rollback":
                 to = how_far(order, state, checkpoints)
-                self.turn = Turn("abort" if action == "abort" else "rollback", to, order.actor, order.reason)
+                kind: Literal["abort", "rollback"] = "abort" if action == "abort" else "rollback"
+                self.turn = Turn(kind=kind, to=to, actor=order.actor, reason=order.reason)
                 self.paused, state = False, "unwinding"
                 message = (
                     "taking everything back, then the run ends"
@@ -120,7 +107,7 @@ class Controls:
 
     def turn_back(self, kind: Literal["abort", "rollback"], actor: str, reason: str) -> None:
         """The run turns back for a reason of its own: a deadline, or Temporal's cancellation."""
-        self.turn = Turn(kind, "start", actor, reason)
+        self.turn = Turn(kind=kind, to="start", actor=actor, reason=reason)
         self.note("decision", kind, actor, reason, "taking everything back")
 
     def note(
@@ -136,14 +123,17 @@ class Controls:
         self.unrecorded.append(Decision(kind, action, actor, reason, answer, accepted))
 
 
-def how_far(order: Order, state: State, checkpoints: list[str]) -> str:
+def how_far(order: Order, state: State, checkpoints: Sequence[str]) -> str:
     """The checkpoint that an order to go back means, or start.
 
-    Unnamed, it is the last checkpoint: what was verified stays. In a run that is kept open everything was verified,
-    and going back can only mean all of it.
+    Unnamed, it is the last phase that was verified. A mapping's checkpoint, though it be later, is only meant by its
+    name: a phase is released as a whole, and while one waits for approval all its mappings are proved, so that going
+    back to the last of them would keep the very rows that somebody wants gone. In a run that is kept open everything
+    was verified, and going back can only mean all of it.
     """
     if not isinstance(order, RollbackOrder):
         return "start"
     if order.to:
         return order.to
-    return checkpoints[-1] if checkpoints and state != "kept open" else "start"
+    phases = [name for name in checkpoints if "/" not in name]  # which no phase's name has
+    return phases[-1] if phases and state != "kept open" else "start"

@@ -42,8 +42,9 @@ class RollbackOrder(Order):
 
     to: str = Field(
         default="",
-        description="a checkpoint's name, or start; empty: the last checkpoint if there is one, else the start, and "
-        "the start too when the run has moved everything and is kept open",
+        description="a checkpoint's name (PHASE, or PHASE/MAPPING for the rows of that phase up to that mapping), or "
+        "start; empty: the last phase that was verified if there is one, else the start, and the start too when the "
+        "run has moved everything and is kept open. A mapping's checkpoint is only gone back to by its name",
     )
 
 
@@ -77,7 +78,9 @@ class Status(Message):
     phase: str
     step: str
     waiting_for: str = Field(default="", description="what the run waits for, and the command that answers; or empty")
-    checkpoints: list[str] = Field(default_factory=list)
+    checkpoints: list[str] = Field(
+        default_factory=list, description="PHASE or PHASE/MAPPING, in the order in which they were verified"
+    )
     started_at: datetime
     updated_at: datetime
     rows: int
@@ -114,11 +117,49 @@ class Pausing(Message):
 
 
 class SagaState(Message):
-    """What a saga needs to go on in a new run of the same workflow: what is registered, what is done."""
+    """What a saga needs to go on in a new run of the same workflow: what is registered, what is done.
 
-    registered: list[tuple[str, Compensation]] = Field(default_factory=list, description="step key, in order")
-    done: dict[str, JsonValue] = Field(default_factory=dict, description="step key: its result")
-    checkpoints: dict[str, int] = Field(default_factory=dict, description="name: how many were registered then")
+    A step of a mapping is three numbers, so that thousands of mappings fit into one payload.
+    """
+
+    kinds: list[tuple[str, Compensation]] = Field(
+        default_factory=list, description="steps that differ only by their mapping: name without its number, undo"
+    )
+    steps: list[tuple[int, int, int | None]] = Field(
+        default_factory=list,
+        description="in the order of registration: place in `kinds`, mapping or -1, what it counted; None: not done",
+    )
+    results: dict[str, JsonValue] = Field(default_factory=dict, description="step: its result, where it is needed")
+
+
+class Turn(Message):
+    """Why the run turns back, how far, and how it is to end then."""
+
+    kind: Literal["abort", "rollback", "failure"]
+    to: str = Field(description="a checkpoint's name, or start")
+    actor: str
+    reason: str
+    error_type: str = ""
+
+    @property
+    def ends_as(self) -> Literal["aborted", "rolled back"]:
+        """The state that the run's record closes with when everything is taken back."""
+        return "aborted" if self.kind == "abort" else "rolled back"
+
+
+class Shown(Message):
+    """What a run shows of itself, carried along; how far each mapping is follows from the saga and the survey."""
+
+    state: State
+    phase: str
+    step: str
+    message: str
+    verdict: VerdictSummary | None
+    verified_rows: int
+    rows: int
+    estimated_rows: int
+    copy_started_at: datetime | None
+    copy_ended_at: datetime | None
 
 
 class MigrationInput(Message):
@@ -135,12 +176,15 @@ class MigrationInput(Message):
 
 
 class Resumed(Message):
-    """What the workflow hands to itself across continue-as-new."""
+    """What the workflow hands to itself across continue-as-new: numbers. Names are recalled from the target's knarr
+
+    schema, so that this stays far below Temporal's 2 MB for a payload with thousands of mappings.
+    """
 
     run: RunContext
     settings: RunSettings
     saga: SagaState
-    progress: Progress
+    shown: Shown
     paused: bool
     pause_before: list[str]
     started_at: datetime
@@ -149,6 +193,8 @@ class Resumed(Message):
     skipped: list[str] = Field(default_factory=list, description="compensations that a person left out")
     errors: dict[str, int] = Field(default_factory=dict, description="failed attempts to copy, by phase and mapping")
     clock_from: datetime | None = Field(default=None, description="since when the deadline counts, if not the start")
+    turn: Turn | None = Field(default=None, description="the run is being taken back; its epoch has been raised")
+    cancelled: bool = Field(default=False, description="whether Temporal's cancellation came before")
 
 
 class MoveInput(Message):
@@ -175,13 +221,21 @@ class Moved(Message):
     errors: int = Field(default=0, description="attempts that failed on the way")
 
 
+class Verifiable(Message):
+    """A mapping, for verification."""
+
+    number: int
+    name: str
+    partitions: int
+
+
 class VerificationInput(Message):
     """Verification of everything moved up to and including a phase (child workflow)."""
 
     run: RunContext
     phase: str
     round: int
-    mappings: list[MappingSummary]
+    mappings: list[Verifiable]
     cross_checks: list[str]
     downstream_checks: list[str] = Field(default_factory=list)
     window: int = Field(ge=1)
@@ -194,4 +248,5 @@ class VerifiedRows(Message):
     """Verification tells its parent how far it is (signal `verified_rows`)."""
 
     rows: int
-    mapping: int = -1
+    round: int
+    checked: list[int] = Field(default_factory=list, description="mappings whose checks have all run since it told")

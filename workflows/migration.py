@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
@@ -14,9 +15,9 @@ with workflow.unsafe.imports_passed_through():
         ClaimInput,
         ClaimResult,
         Compensation,
+        PlanDocument,
         RunContext,
         RunInput,
-        StepResult,
         SurveyResult,
     )
     from activities.seal import record_checkpoint, seal_run
@@ -24,14 +25,13 @@ with workflow.unsafe.imports_passed_through():
     from knarr.plan.models import Plan
     from knarr.wording import counted
     from workflows.back import complete, raise_how_it_ended, turn_back, what_failed
-    from workflows.conduct import Conduct, shielded
-    from workflows.controls import Turn
+    from workflows.conduct import Conduct, HistoryIsLongError, shielded
     from workflows.guarding import GuardBreachedError, guarded
-    from workflows.messages import MigrationInput, Status
+    from workflows.messages import MigrationInput, Status, Turn
     from workflows.orders import TakesOrders
     from workflows.policies import BRIEF, CLAIM, LONG
     from workflows.proof import VerificationDiffersError, verify_rows
-    from workflows.rows import HistoryIsLongError, move_rows
+    from workflows.rows import move_rows
     from workflows.settings import PhaseSettings, RunSettings
 
 
@@ -53,13 +53,20 @@ class MigrationWorkflow(TakesOrders):
     @workflow.run
     async def run(self, start: MigrationInput) -> Status:
         """Goes forward; turns back when something fails or somebody asks; says at the end how it went."""
-        self.conduct.view.show("running")
+        turn = self.conduct.controls.turn  # of the run of the workflow that this one goes on from
+        self.conduct.view.show("unwinding" if turn else "running")
         self.conduct.start_watchers()
-        while turn := await self._go_forward():
-            await shielded(turn_back(self.conduct, turn))
+        raised = turn is not None
+        while turn := turn or await self._go_forward():
+            try:
+                await shielded(turn_back(self.conduct, turn, raised=raised))
+            except HistoryIsLongError:
+                await shielded(self._until_nothing_is_open())
+                self._go_on_as_new()
             if turn.to == "start":
                 await raise_how_it_ended(self.conduct, turn)
             self.conduct.hold_at(turn.to)
+            turn, raised = None, False
         self.conduct.view.show("completed", step="ended")
         return self.conduct.status()
 
@@ -105,15 +112,19 @@ class MigrationWorkflow(TakesOrders):
         await self.conduct.gate("survey")
         self.conduct.view.show(step="survey")
 
-        async def survey() -> SurveyResult:
-            return await workflow.execute_activity(
+        async def survey() -> int:
+            surveyed: SurveyResult = await workflow.execute_activity(
                 survey_databases, RunInput(run=self.conduct.run), summary="both databases against the plan", **LONG
             )
+            self.conduct.surveyed(surveyed)
+            return len(surveyed.mappings)
 
         undo = Compensation(activity="discard_survey", summary="the survey")
-        surveyed = await self.conduct.saga.step("survey", SurveyResult, survey, undo=undo)
-        self.conduct.view.expect(surveyed.mappings)
-        return surveyed
+        await self.conduct.saga.count("survey", survey, undo=undo)
+        await self.conduct.recall()
+        if self.conduct.survey is None:
+            raise RuntimeError("the survey is done and is not known")
+        return self.conduct.survey
 
     async def _create_tables(self) -> None:
         await self.conduct.gate("create")
@@ -124,10 +135,11 @@ class MigrationWorkflow(TakesOrders):
         if phase != self.conduct.settings.phases[-1]:
             return
         for mapping in survey.mappings:
-            if mapping.foreign_keys:
+            key = f"foreign keys/{mapping.number}"
+            if mapping.foreign_keys and not self.conduct.saga.is_done(key):
                 await self.conduct.gate("foreign keys")
-                summary = f"{mapping.name} · {counted(mapping.foreign_keys, 'foreign key')}"
-                key = f"foreign keys/{mapping.number}"
+                self.conduct.leave_room()
+                summary = counted(mapping.foreign_keys, "foreign key")
                 await self.conduct.step(key, add_foreign_keys, summary, mapping, phase.name, undo="drop_foreign_keys")
 
     async def _soak(self, phase: PhaseSettings) -> None:
@@ -147,15 +159,15 @@ class MigrationWorkflow(TakesOrders):
     async def _checkpoint(self, phase: PhaseSettings) -> None:
         """A place whose data has been verified; a rollback can stop there."""
         await self.conduct.gate("checkpoint")
+        name = phase.name
 
-        async def record() -> StepResult:
-            given = CheckpointInput(run=self.conduct.run, name=phase.name)
-            summary = f"{phase.name} · verified: a rollback can stop here"
-            return await workflow.execute_activity(record_checkpoint, given, summary=summary, **BRIEF)
+        async def record() -> int:
+            given = CheckpointInput(run=self.conduct.run, name=name)
+            summary = f"{name} · verified: a rollback can stop here"
+            return (await workflow.execute_activity(record_checkpoint, given, summary=summary, **BRIEF)).count
 
-        undo = Compensation(activity="remove_checkpoint", summary=f"{phase.name} · the checkpoint", name=phase.name)
-        await self.conduct.saga.step(f"checkpoint/{phase.name}", StepResult, record, undo=undo)
-        self.conduct.saga.checkpoint(phase.name)
+        undo = Compensation(activity="remove_checkpoint", summary=f"{name} · the checkpoint", phase=name, name=name)
+        await self.conduct.saga.count(f"checkpoint/{name}", record, undo=undo)
 
     async def _seal(self) -> None:
         """Refuses unless the last phase's verdict stands and has passed, by what the target's ledger says."""
@@ -198,7 +210,7 @@ class MigrationWorkflow(TakesOrders):
         except (FailureError, VerificationDiffersError, GuardBreachedError) as error:
             kind, reason = what_failed(error)
             controls.note("decision", "roll back", "plan", reason, "taking everything back")
-            return Turn("failure", "start", "plan", reason, kind)
+            return Turn(kind="failure", to="start", actor="plan", reason=reason, error_type=kind)
         return None
 
     async def _wait_for_news(self, forward: "asyncio.Task[None]") -> None:
@@ -227,14 +239,25 @@ class MigrationWorkflow(TakesOrders):
         """Goes on in a new run of this workflow, unless it must turn back first: an order taken is never lost."""
         controls = self.conduct.controls
         try:
-            await workflow.wait_condition(
-                lambda: controls.turn is not None or (workflow.all_handlers_finished() and not controls.unrecorded)
-            )
+            await workflow.wait_condition(lambda: controls.turn is not None or self._nothing_is_open())
         except asyncio.CancelledError:
             controls.turn_back("abort", "temporal", "cancellation was requested")
         if controls.turn is None:
-            workflow.continue_as_new(self._start.model_copy(update={"resumed": self.conduct.resumed()}))
+            self._go_on_as_new()
         return controls.turn
+
+    def _nothing_is_open(self) -> bool:
+        return workflow.all_handlers_finished() and not self.conduct.controls.unrecorded
+
+    async def _until_nothing_is_open(self) -> None:
+        await workflow.wait_condition(self._nothing_is_open)
+
+    def _go_on_as_new(self) -> NoReturn:
+        """The plan itself stays behind: it stands in the target's knarr schema since the claim."""
+        plan = PlanDocument(digest=self._start.plan.digest, canonical="")
+        workflow.continue_as_new(
+            self._start.model_copy(update={"plan": plan, "resumed": self.conduct.resumed()}),
+        )
 
     def _seconds_to_deadline(self) -> float | None:
         deadline = self.conduct.settings.deadline_seconds

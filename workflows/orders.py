@@ -30,14 +30,14 @@ class TakesOrders:
     conduct: Conduct
 
     def _check(self, action: str, order: Order) -> None:
-        self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.saga.checkpoints)
+        self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.checkpoints)
 
     def _apply(self, action: str, order: Order) -> Accepted:
         conduct = self.conduct
-        return conduct.controls.apply(action, order, conduct.view.state, conduct.saga.checkpoints)
+        return conduct.controls.apply(action, order, conduct.view.state, conduct.checkpoints)
 
     def _signalled(self, action: str, order: Order) -> None:
-        controls, state, checkpoints = self.conduct.controls, self.conduct.view.state, self.conduct.saga.checkpoints
+        controls, state, checkpoints = self.conduct.controls, self.conduct.view.state, self.conduct.checkpoints
         if refusal := controls.refusal(action, order, state, checkpoints):
             controls.note("operator", action, order.actor, order.reason, refusal, accepted=False)
         else:
@@ -60,7 +60,7 @@ class TakesOrders:
 
     @workflow.update
     def rollback(self, order: RollbackOrder) -> Accepted:
-        """Takes the run back to a checkpoint or to the start; by default to the last checkpoint."""
+        """Takes the run back to a checkpoint or to the start; by default to the last phase that was verified."""
         return self._apply("rollback", order)
 
     @workflow.update
@@ -138,8 +138,10 @@ class TakesOrders:
 
     @workflow.signal
     def verified_rows(self, verified: VerifiedRows) -> None:
-        """Verification tells how far it is."""
+        """Verification tells how far it is, and of which mappings all checks have run."""
         self.conduct.view.rows_verified(verified.rows)
+        if verified.round == self.conduct.round:
+            self.conduct.checked += verified.checked
 
     @workflow.query
     def status(self) -> Status:
@@ -149,4 +151,4 @@ class TakesOrders:
     @workflow.query
     def progress(self) -> Progress:
         """How far the run is, mapping by mapping."""
-        return self.conduct.view.progress(self.conduct.saga.checkpoints)
+        return self.conduct.progress()

@@ -7,12 +7,24 @@ from typing import Final, TypedDict
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
-# Classes that no retry can help; the others (TransientError, an activity that timed out) are retried without end,
-# since an operator can abort at any time. Names are those of knarr.errors.
-FINAL_ERRORS: Final = ["PlanError", "SurveyRefused", "ClaimRefused", "DataError", "LostLease", "Unexpected"]
+# Classes that no retry can help. The others are retried without end, since an operator can abort at any time: a
+# TransientError, an attempt that timed out. An error that Knarr does not know is tried a few times and then final: its
+# activity says when (activities.context.UNEXPECTED_ATTEMPTS). Names are those of knarr.errors.
+FINAL_ERRORS: Final = ["PlanError", "SurveyRefused", "ClaimRefused", "DataError", "LostLease"]
 
 # A worker that died is noticed after this; the worker sends heartbeats every two seconds.
 HEARTBEAT_TIMEOUT: Final = timedelta(seconds=15)
+
+# The last bound of an attempt that hangs in our own code while its heartbeats go on (a Python transform that never
+# returns). What hangs elsewhere has ended long before: a statement after `limits.statement_timeout`, which is 6 h by
+# default, a wait for a lock after `limits.lock_timeout`, a connection whose peer is gone by its keepalives. It must be
+# longer than the longest attempt that is well, or that one would begin again for ever. That is two statements, one
+# after the other, as a merge stages a partition and then merges it; a keyless table is one partition, however large.
+# A timed-out attempt loses one partition or one index: what was committed before is found in the ledger.
+LONGEST_ATTEMPT: Final = timedelta(hours=12)
+
+# Watching lasts half an hour by itself (guarding.WATCH_SECONDS), and a guard is asked for thirty seconds at most.
+LONGEST_WATCH: Final = timedelta(hours=1)
 
 COMPENSATION_ATTEMPTS: Final = 8
 
@@ -48,21 +60,23 @@ _UNTIL_IT_WORKS: Final = RetryPolicy(
     non_retryable_error_types=FINAL_ERRORS,
 )
 
-# Short statements on small tables of the knarr schema.
+# Short statements on small tables of the knarr schema; five minutes outlast a lock that is waited for and a restart.
 BRIEF: Final = _options(timedelta(minutes=5), _UNTIL_IT_WORKS)
 
 # Before there is a lease nothing is fenced, so a run that turns back waits for its claim to have ended.
 CLAIM: Final = _options(timedelta(minutes=5), _UNTIL_IT_WORKS, ActivityCancellationType.WAIT_CANCELLATION_COMPLETED)
 
-# Reads both catalogues and counts keys; builds an index; counts a table.
-LONG: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+# Reads both catalogues and counts keys; builds a mapping's indexes, each committed by itself; repairs; seals.
+LONG: Final = _options(LONGEST_ATTEMPT, _UNTIL_IT_WORKS)
 
-# One run of partitions.
-COPY: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
-VERIFY: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+# One partition.
+COPY: Final = _options(LONGEST_ATTEMPT, _UNTIL_IT_WORKS)
 
-# Watching guards; the activity itself decides how long an error of a server may last.
-GUARD: Final = _options(timedelta(hours=12), _UNTIL_IT_WORKS)
+# One partition, or one check; `verification.pause_while` may hold it back while the servers are busy.
+VERIFY: Final = _options(LONGEST_ATTEMPT, _UNTIL_IT_WORKS)
+
+# The activity itself decides how long an error of a server may last.
+GUARD: Final = _options(LONGEST_WATCH, _UNTIL_IT_WORKS)
 
 
 def copy_options(errors_allowed: int | None) -> ActivityOptions:
@@ -77,9 +91,10 @@ def copy_options(errors_allowed: int | None) -> ActivityOptions:
     )
 
 
-# Bounded: after these attempts a person is asked. Unexpected errors are tried again too: nothing is given up lightly.
+# Bounded: after these attempts a person is asked, at once after an error that no retry can help. To take rows back is
+# one statement, or batches that are not taken back twice.
 COMPENSATION: Final = _options(
-    timedelta(hours=12),
+    LONGEST_ATTEMPT,
     RetryPolicy(
         initial_interval=timedelta(seconds=1),
         backoff_coefficient=2.0,

@@ -7,8 +7,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.repair import repair_rows
     from knarr.wording import counted
     from workflows.conduct import Conduct
-    from workflows.messages import VerificationInput
+    from workflows.messages import Verifiable, VerificationInput
     from workflows.policies import LONG
+    from workflows.proved import recording_proofs, withdraw_proofs
+    from workflows.rows import in_order
     from workflows.settings import PhaseSettings
     from workflows.verification import VerificationWorkflow
 
@@ -31,8 +33,12 @@ async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettin
     """All that has been moved, on both sides.
 
     What follows a difference is the plan's choice: the unlike rows are rewritten and all is verified again, a bounded
-    number of times; then, or at once, everything is taken back, or a person decides.
+    number of times; then, or at once, everything is taken back, or a person decides. Each mapping that is proved is a
+    checkpoint at once; one that a later round finds unlike is none any more.
+
+    Raises VerificationDiffersError, or HistoryIsLongError before it has begun.
     """
+    conduct.leave_room()
     repairs = 0
     while True:
         await conduct.gate("verify")
@@ -41,12 +47,13 @@ async def verify_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettin
         verdict = await conduct.saga.step(
             f"verify/{phase.name}/{conduct.round}",
             VerdictSummary,
-            lambda: _verdict(conduct, survey, phase),
+            lambda: recording_proofs(conduct, survey, phase, _verdict(conduct, survey, phase)),
             undo=Compensation(activity="withdraw_verdict", summary=f"{phase.name} · the verdict", phase=phase.name),
         )
         conduct.view.judged(verdict)
         if verdict.passed:
             return
+        await withdraw_proofs(conduct, survey, phase, verdict.unlike)
         if verdict.repairable and repairs < conduct.settings.repair_rounds:
             repairs += 1
             await _repair(conduct, phase, verdict, repairs)
@@ -85,7 +92,10 @@ async def _verdict(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings)
             run=conduct.run,
             phase=phase.name,
             round=conduct.round,
-            mappings=[mapping for mapping in survey.mappings if so_far & set(mapping.phases)],
+            mappings=[
+                Verifiable(number=mapping.number, name=mapping.name, partitions=mapping.partitions)
+                for mapping in in_order([mapping for mapping in survey.mappings if so_far & set(mapping.phases)])
+            ],
             cross_checks=survey.cross_checks if is_last else [],
             downstream_checks=survey.downstream_checks if is_last else [],
             window=conduct.settings.verified_at_once,

@@ -1,5 +1,6 @@
 """Verification of all that has been moved: a child that compares partitions, then everything else, then concludes."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -33,11 +34,10 @@ class Unit(NamedTuple):
 
 
 def units(verification: VerificationInput) -> list[Unit]:
-    """Everything that must be checked, in an order that never changes within a run."""
+    """Everything that must be checked, in an order that never changes within a run: one mapping after the other."""
     found: list[Unit] = []
     for mapping in verification.mappings:
         found += [Unit("partition", mapping.name, mapping.number, number) for number in range(mapping.partitions)]
-    for mapping in verification.mappings:
         found.append(Unit("integrity", mapping.name, mapping.number))
         found.append(Unit("rules", mapping.name, mapping.number))
     found += [Unit("cross check", name) for name in verification.cross_checks]
@@ -57,6 +57,8 @@ class VerificationWorkflow:
         self._rows = verification.rows
         self._done = verification.next_unit
         self._reported = verification.next_unit
+        self._left = Counter(unit.mapping for unit in self._units[verification.next_unit :])
+        self._checked: list[int] = []
 
     @workflow.run
     async def run(self, verification: VerificationInput) -> VerdictSummary:
@@ -64,6 +66,8 @@ class VerificationWorkflow:
         started = await sliding_window(verification.window, self._pieces(), may_start=self._may_start)
         next_unit = verification.next_unit + started
         if next_unit < len(self._units):
+            if self._checked:
+                await self._tell()
             await workflow.wait_condition(workflow.all_handlers_finished)
             workflow.continue_as_new(
                 verification.model_copy(
@@ -108,6 +112,9 @@ class VerificationWorkflow:
         )
         self._done += 1
         self._rows += result.rows
+        self._left[unit.mapping] -= 1
+        if unit.mapping >= 0 and not self._left[unit.mapping]:
+            self._checked.append(unit.mapping)
         await self._report()
 
     def _unit_input(self, unit: Unit) -> VerifyInput:
@@ -123,10 +130,16 @@ class VerificationWorkflow:
 
     async def _report(self) -> None:
         total = len(self._units)
-        parent = workflow.info().parent
-        if parent is None or (self._done < total and (self._done - self._reported) * REPORTS < total):
+        if self._done < total and (self._done - self._reported) * REPORTS < total:
             return
+        await self._tell()
+
+    async def _tell(self) -> None:
         self._reported = self._done
+        parent = workflow.info().parent
+        if parent is None:
+            return
+        checked, self._checked = self._checked, []
         await workflow.get_external_workflow_handle(parent.workflow_id).signal(
-            "verified_rows", VerifiedRows(rows=self._rows)
+            "verified_rows", VerifiedRows(rows=self._rows, round=self._input.round, checked=checked)
         )

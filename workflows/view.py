@@ -1,6 +1,6 @@
 """What a run shows of itself: status, progress, the Web UI's current details and search attributes."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -9,7 +9,7 @@ from temporalio.common import SearchAttributeKey
 
 from activities.models import MappingSummary, RunContext, VerdictSummary
 from workflows.details import current_details
-from workflows.messages import MappingProgress, MappingState, PartitionsDone, Progress, State, Status
+from workflows.messages import MappingProgress, MappingState, PartitionsDone, Progress, Shown, State, Status
 
 PHASE: Final = SearchAttributeKey.for_keyword("KnarrPhase")
 STATE: Final = SearchAttributeKey.for_keyword("KnarrState")
@@ -34,6 +34,8 @@ class View:
         self.copy_started_at: datetime | None = None
         self.copy_ended_at: datetime | None = None
         self._rows_before: dict[int, int] = {}
+        self._before_recall = (0, 0)
+        self.changed = False
 
     @property
     def started_at(self) -> datetime:
@@ -51,17 +53,42 @@ class View:
         if self._published != (self.state, self.phase):
             self._published = (self.state, self.phase)
             workflow.upsert_search_attributes([STATE.value_set(self.state), PHASE.value_set(self.phase or "-")])
-        self._tell()
+        self.tell()
 
-    def restore(self, progress: Progress) -> None:
+    @property
+    def shown(self) -> Shown:
+        """What the next run of the workflow shows until it has recalled the mappings."""
+        rows, estimated_rows = self._totals()
+        return Shown(
+            state=self.state,
+            phase=self.phase,
+            step=self.step,
+            message=self.message,
+            verdict=self.verdict,
+            verified_rows=self.verified_rows,
+            rows=rows,
+            estimated_rows=estimated_rows,
+            copy_started_at=self.copy_started_at,
+            copy_ended_at=self.copy_ended_at,
+        )
+
+    def restore(self, shown: Shown) -> None:
         """Takes up where the run before this one left off, after continue-as-new."""
-        status = progress.status
-        self.state, self.phase, self.step = status.state, status.phase, status.step
-        self.message, self.verdict = status.message, status.verdict
-        self.mappings = {mapping.number: mapping for mapping in progress.mappings}
-        self._rows_before = {mapping.number: mapping.rows for mapping in progress.mappings}
-        self.verified_rows = progress.verified_rows
-        self.copy_started_at, self.copy_ended_at = progress.copy_started_at, progress.copy_ended_at
+        self.state, self.phase, self.step = shown.state, shown.phase, shown.step
+        self.message, self.verdict = shown.message, shown.verdict
+        self.verified_rows = shown.verified_rows
+        self._before_recall = shown.rows, shown.estimated_rows
+        self.copy_started_at, self.copy_ended_at = shown.copy_started_at, shown.copy_ended_at
+
+    def recalled(self, rows: Mapping[int, int], verified: Container[int], *, going_back: bool) -> None:
+        """What the saga knows of the mappings: rows moved so far, and which have been verified."""
+        self._rows_before = dict(rows)
+        for number, mapping in self.mappings.items():
+            if number in rows:
+                state: MappingState = "verified" if number in verified else "copied"
+                self.change(number, state=state, rows=rows[number], partitions_done=mapping.partitions)
+            elif going_back:
+                self.change(number, state="taken back")
 
     def expect(self, mappings: list[MappingSummary]) -> None:
         """Learns from the survey what there is to do; what is known already stays."""
@@ -87,7 +114,7 @@ class View:
         rows: int | None = None,
         partitions_done: int | None = None,
     ) -> None:
-        """Changes one mapping's progress, and the details with it."""
+        """Changes one mapping's progress; the details follow when all that happened at once has been taken in."""
         now = self.mappings[number]
         self.mappings[number] = now.model_copy(
             update={
@@ -96,7 +123,7 @@ class View:
                 "partitions_done": now.partitions_done if partitions_done is None else partitions_done,
             }
         )
-        self._tell()
+        self.changed = True
 
     def partitions_done(self, done: PartitionsDone) -> None:
         """A child has told how far it is in this phase."""
@@ -117,7 +144,7 @@ class View:
         self.copy_ended_at = None
 
     def taken_back(self, rows: dict[int, int], verdict: VerdictSummary | None) -> None:
-        """What stands after a rollback to a checkpoint: rows by mapping, and the verdict on them."""
+        """What stands after a rollback to a checkpoint: rows by mapping, all of them verified, and the last verdict."""
         self._rows_before = dict(rows)
         for number, mapping in self.mappings.items():
             stands = number in rows
@@ -129,7 +156,7 @@ class View:
                 }
             )
         self.verdict = verdict
-        self.verified_rows = verdict.rows if verdict else 0
+        self.verified_rows = sum(rows.values())
 
     def removed(self, number: int, rows: int) -> None:
         """Rows of a phase that a compensation has taken off the target; the rest is of other phases."""
@@ -139,7 +166,7 @@ class View:
     def rows_verified(self, rows: int) -> None:
         """Verification has told how far it is."""
         self.verified_rows = rows
-        self._tell()
+        self.changed = True
 
     def judged(self, verdict: VerdictSummary) -> None:
         """A verdict stands."""
@@ -151,6 +178,7 @@ class View:
 
     def status(self, checkpoints: list[str]) -> Status:
         """The answer to the query `status`."""
+        rows, estimated_rows = self._totals()
         return Status(
             run_id=self._run.run_id,
             plan=self._run.plan,
@@ -163,8 +191,8 @@ class View:
             checkpoints=checkpoints,
             started_at=self._started_at,
             updated_at=workflow.now(),
-            rows=sum(mapping.rows for mapping in self.mappings.values()),
-            estimated_rows=sum(mapping.estimated_rows for mapping in self.mappings.values()),
+            rows=rows,
+            estimated_rows=estimated_rows,
             verdict=self.verdict,
             message=self.message,
         )
@@ -179,6 +207,14 @@ class View:
             copy_ended_at=self.copy_ended_at,
         )
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Gives the Web UI what it shows now."""
+        self.changed = False
         now = self.progress([])
         workflow.set_current_details(current_details(now, self._phases, workflow.info().namespace))
+
+    def _totals(self) -> tuple[int, int]:
+        if not self.mappings:
+            return self._before_recall
+        known = self.mappings.values()
+        return sum(mapping.rows for mapping in known), sum(mapping.estimated_rows for mapping in known)

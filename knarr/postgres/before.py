@@ -15,7 +15,7 @@ from knarr.postgres import sequences
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
-from knarr.postgres.merge_sql import enclosed, row_hash
+from knarr.postgres.merge_sql import OURS, enclosed, row_hash
 from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import COLUMNS, TableColumn
 
@@ -42,10 +42,6 @@ SELECT b.rows + coalesce(l.rows, 0) - coalesce(u.rows, 0) AS rows,
  WHERE b.run_id = $1 AND b.mapping = $2
 """
 FOUND: Final = "SELECT count(*) AS rows, coalesce(sum({hash}), 0) AS checksum FROM {table}{scope}"
-OURS: Final = """
-ARRAY(SELECT xid FROM knarr.ledger WHERE run_id = $1 AND xid IS NOT NULL
-      UNION SELECT xid FROM knarr.undone WHERE run_id = $1)
-"""
 SINCE: Final = "(SELECT snapshot FROM knarr.table_before WHERE run_id = $1 AND mapping = $2)"
 FOUND_APART: Final = f"""
 SELECT count(*) FILTER (WHERE others) AS others, count(*) FILTER (WHERE NOT others) AS rows,

@@ -8,12 +8,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from knarr.audit import chain
-from knarr.errors import KnarrError, TransientError
+from knarr.errors import DataError, KnarrError, TransientError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
 from knarr.postgres import ledger
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
+from knarr.postgres.poisoned import findable
 from knarr.postgres.selection import copy_query, phase_predicate
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect, Stream, Streamed
@@ -199,15 +200,18 @@ async def stream_rows(
     """The job's rows, through its transform if it has one, into a table with the mapping's columns."""
     transformation = _transformation(job)
     stream = Stream(source, target, doing, lambda size: on_progress(0, size))
-    async with transaction(source, job.limits, snapshot=True):
-        return await stream.run(
-            copy_query(job.mapping, job.partition, phase_sql),
-            into,
-            [column.name for column in job.mapping.columns],
-            "binary" if job.mapping.binary and transformation is None else "text",
-            transformation,
-            reconnect,
-        )
+    try:
+        async with transaction(source, job.limits, snapshot=True):
+            return await stream.run(
+                copy_query(job.mapping, job.partition, phase_sql),
+                into,
+                [column.name for column in job.mapping.columns],
+                "binary" if job.mapping.binary and transformation is None else "text",
+                transformation,
+                reconnect,
+            )
+    except DataError as error:
+        raise findable(error, job.mapping) from error.__cause__
 
 
 async def _done_before(connection: Connection, job: CopyJob) -> CopyOutcome:

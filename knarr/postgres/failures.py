@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from knarr.errors import DataError, KnarrError, LostLease, PlanError, TransientError
+from knarr.postgres.quoted_values import context_without_values, detail_without_values, message_without_values
 from knarr.telemetry.scrub import scrub
 
 # The longest matching prefix of the SQLSTATE decides. What is not listed stops the run (PlanError): an error that
@@ -60,7 +61,7 @@ def classify(error: BaseException, doing: str) -> KnarrError:
         return _of_server(error, doing)
     message = scrub(f"{doing}: {_described(error)}")
     if isinstance(error, asyncpg.DataError | UnicodeError):
-        return DataError(message)
+        return DataError(scrub(f"{doing}: {message_without_values(_described(error), '')}"), detail=message)
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         # A backend that was ended between two messages leaves asyncpg in a state of which it says the last of these
         # (measured: 3 of 300 kills); a new connection is all it takes.
@@ -95,11 +96,16 @@ def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
     # The one internal error that passes: two sessions changed one catalogue row at once.
     if state == "XX000" and "concurrently" in str(error):
         found, hint = TransientError, _TRANSIENT
-    lines = [f"{doing}: {_described(error)}"]
-    for name in ("detail", "context"):
-        if text := getattr(error, name, None):
-            lines.append(f"{name.capitalize()}: {text}")
-    return found(scrub("\n".join(lines)), hint=hint, sqlstate=state)
+    said = _described(error)
+    whole, shown = [f"{doing}: {said}"], [f"{doing}: {message_without_values(said, state)}"]
+    if text := getattr(error, "detail", None):
+        whole.append(f"Detail: {text}")
+        shown += [f"Detail: {kept}"] if (kept := detail_without_values(text, state)) else []
+    if text := getattr(error, "context", None):
+        whole.append(f"Context: {text}")
+        shown += [f"Context: {kept}"] if (kept := context_without_values(text)) else []
+    detail = scrub("\n".join(whole)) if shown != whole else ""
+    return found(scrub("\n".join(shown)), hint=hint, sqlstate=state, detail=detail)
 
 
 def _described(error: BaseException) -> str:

@@ -22,6 +22,14 @@ UPDATE knarr.ledger
        checksum_change = $12, copied_at = clock_timestamp()
  WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND partition = $4
 """
+# The epoch is that of whoever wrote last; counts that are not known anew stay.
+REPAIRED: Final = """
+UPDATE knarr.ledger
+   SET rows = coalesce($5, rows), bytes = coalesce($6, bytes), epoch = $7, repairs = repairs + 1,
+       repaired_at = clock_timestamp(), repair_xids = array_append(repair_xids, pg_current_xact_id())
+ WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND partition = $4
+RETURNING true
+"""
 READ: Final = """
 SELECT mapping, phase, partition, epoch, attempt, rows, bytes, seconds, inserted, updated, deleted
   FROM knarr.ledger
@@ -112,6 +120,22 @@ async def close(
     """Writes what the partition held into its row, in the transaction that entered it."""
     changed = (None,) * 5 if changes is None else tuple(changes.model_dump().values())
     await connection.execute(CLOSE, run_id, mapping, phase, partition, rows, size, took, *changed)
+
+
+async def note_repair(
+    connection: Connection,
+    lease: Lease,
+    run_id: str,
+    mapping: int,
+    phase: str,
+    partition: int,
+    *,
+    rows: int | None = None,
+    size: int | None = None,
+) -> bool:
+    """Notes a repair and its transaction in the row of what it rewrote; False when there is no such row."""
+    place = run_id, mapping, phase, partition
+    return bool(await connection.fetchval(REPAIRED, *place, rows, size, lease.epoch))
 
 
 async def read_row(connection: Connection, run_id: str, mapping: int, phase: str, partition: int) -> LedgerRow | None:

@@ -4,26 +4,30 @@ The transaction is that of `copy`: step lock, fence, ledger row, rows. Every cha
 the same statement.
 """
 
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from functools import partial
-from typing import Final, Literal
+from typing import Final
+
+import asyncpg
 
 from knarr.errors import DataError, PlanError
 from knarr.postgres import merge_sql
 from knarr.postgres.copy import CopyJob, CopyOutcome, OnProgress, Written, stream_rows, write_once
 from knarr.postgres.identifiers import qualified
 from knarr.postgres.ledger import Changes
-from knarr.postgres.merge_sql import MergeSql
+from knarr.postgres.merge_sql import MergeSql, Operation
 from knarr.postgres.selection import phase_predicate
 from knarr.postgres.session import Connection
 from knarr.postgres.stream import Reconnect
-
-Operation = Literal["insert", "update", "delete"]
 
 # A row that goes makes room for one that comes under another key with the same value in a unique column.
 ORDER: Final[tuple[Operation, ...]] = ("delete", "update", "insert")
 # Where the table points at itself: what is pointed at comes first and goes last.
 SELF_REFERENCING_ORDER: Final[tuple[Operation, ...]] = ("insert", "update", "delete")
+
+BEFOREHAND: Final = "rows with these keys are there and not in the mapping's scope"
+AFTERWARDS: Final = "the rows do not meet the mapping's scope once they are written"
 
 
 async def merge_partition(
@@ -51,7 +55,7 @@ async def _merge(
     phase = phase_predicate(mapping, job.phase_order, job.phase)
     if phase is None:
         return Written()
-    deletes = mapping.delete_missing and job.phase == job.phase_order[-1]
+    deletes = deletes_missing(job)
     if deletes:
         # What is missing is missing from all rows of the source; those of earlier phases are merged once more.
         phase = "TRUE"
@@ -62,38 +66,51 @@ async def _merge(
     for statement in sql.after_staging:
         await target.execute(statement)
     await _refuse_standing(target, sql)
-    changes = await _change(target, job, sql, deletes)
-    if mapping.scope is not None:
-        await _refuse_out_of_scope(target, sql, "the rows do not meet the mapping's scope once they are written")
+    note = partial(_note, target, job, sql)
+    changes = await change_rows(target, sql, (job.run_id, mapping.number), note, deletes=deletes)
+    await refuse_out_of_scope(target, sql, AFTERWARDS)
     return Written(rows=streamed.rows, bytes=streamed.bytes, changes=changes)
 
 
-async def _change(target: Connection, job: CopyJob, sql: MergeSql, deletes: bool) -> Changes:
+def deletes_missing(job: CopyJob) -> bool:
+    """Whether the job takes away the target's rows that the source does not have: the last phase does, where asked."""
+    return job.mapping.delete_missing and job.phase == job.phase_order[-1]
+
+
+async def change_rows(
+    target: Connection,
+    sql: MergeSql,
+    run: tuple[str, int],
+    change: Callable[[Operation], Awaitable[asyncpg.Record]],
+    *,
+    deletes: bool,
+) -> Changes:
+    """Makes the target's rows what is staged, in the order that the table needs, and counts what became of them.
+
+    Args:
+        run: its id and the mapping's number.
+        change: makes one kind of change; returns its `rows`, how many of them `others` wrote, and `checksum_change`.
+        deletes: whether rows that were not staged go.
+
+    Raises:
+        DataError: the target leaves out rows that are to be updated; and what `change` raises.
+    """
     counts: dict[Operation, int] = dict.fromkeys(ORDER, 0)
     others, checksum_change = 0, Decimal(0)
-    run = job.run_id, job.mapping.number
-    itself = await target.fetchval(merge_sql.SELF_REFERENCING, qualified(job.mapping.target))
+    itself = await target.fetchval(merge_sql.SELF_REFERENCING, qualified(sql.mapping.target))
     for operation in SELF_REFERENCING_ORDER if itself else ORDER:
         matched: int | None = None
-        match operation:
-            case "delete" if deletes:
-                statement = sql.delete
-            case "update" if sql.updates:
-                matched = int((await target.execute(sql.match, *run)).rpartition(" ")[2])
-                statement = sql.update
-            case "insert":
-                statement = sql.insert
-            case _:
-                continue
-        row = await target.fetchrow(statement, *run, job.phase, job.partition.number)
-        if row is None:
-            raise RuntimeError(f"the {operation} returned no count")
+        if (operation == "delete" and not deletes) or (operation == "update" and not sql.updates):
+            continue
+        if operation == "update":
+            matched = int((await target.execute(sql.match, *run)).rpartition(" ")[2])
+        row = await change(operation)
         counts[operation] = row["rows"]
         others += row["others"]
         checksum_change += row["checksum_change"]
         if matched is not None and row["rows"] != matched:
             raise DataError(
-                f"of {matched} rows of {job.mapping.name} that differ {row['rows']} were updated",
+                f"of {matched} rows of {sql.mapping.name} that differ {row['rows']} were updated",
                 hint="a trigger or a rule on the target leaves rows out; nothing of this partition was written",
             )
     return Changes(
@@ -103,6 +120,14 @@ async def _change(target: Connection, job: CopyJob, sql: MergeSql, deletes: bool
         others=others,
         checksum_change=checksum_change,
     )
+
+
+async def _note(target: Connection, job: CopyJob, sql: MergeSql, operation: Operation) -> asyncpg.Record:
+    place = job.run_id, job.mapping.number, job.phase, job.partition.number
+    row = await target.fetchrow(sql.noted(operation), *place)
+    if row is None:
+        raise RuntimeError(f"the {operation} returned no count")
+    return row
 
 
 async def _refuse_standing(target: Connection, sql: MergeSql) -> None:
@@ -116,11 +141,14 @@ async def _refuse_standing(target: Connection, sql: MergeSql) -> None:
                 f"{shown([row['key'] for row in standing], standing[0]['total'])}",
                 hint="leave them out with `where`, or write `mode: merge` if they are to be updated",
             )
-    elif mapping.scope is not None:
-        await _refuse_out_of_scope(target, sql, "rows with these keys are there and not in the mapping's scope")
+    else:
+        await refuse_out_of_scope(target, sql, BEFOREHAND)
 
 
-async def _refuse_out_of_scope(target: Connection, sql: MergeSql, what: str) -> None:
+async def refuse_out_of_scope(target: Connection, sql: MergeSql, what: str) -> None:
+    """Staged keys whose row in the target does not meet the mapping's scope, if it has one, are a DataError."""
+    if sql.mapping.scope is None:
+        return
     others = await target.fetch(sql.out_of_scope)
     if others:
         total = others[0]["total"]

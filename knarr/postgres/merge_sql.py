@@ -4,11 +4,13 @@ The staged table has the target's column names, so in every statement the target
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.selection import INTEGERS, joined_range, range_literal, target_key
+
+Operation = Literal["insert", "update", "delete"]
 
 STAGED: Final = TableName(schema_name="pg_temp", name="knarr_staged")
 MATCHED: Final = "pg_temp.knarr_matched"
@@ -46,11 +48,14 @@ SELECT {columns} FROM {staged}{only_new}
 RETURNING {key} AS key, NULL::text AS before, {left_hash} AS left_hash, false AS others
 """
 ONLY_NEW: Final = "\n WHERE NOT EXISTS (SELECT FROM {table} WHERE {same_key} AND {range})"
-DELETE: Final = """
-DELETE FROM {table}
- WHERE {whole_range}{scope} AND NOT EXISTS (SELECT FROM {staged} WHERE {same_key})
-RETURNING {key} AS key, ({table}.*)::text AS before, NULL::bigint AS left_hash, {others} AS others
+MISSING: Final = "{whole_range}{scope} AND NOT EXISTS (SELECT FROM {staged} WHERE {same_key})"
+SURPLUS: Final = f"SELECT {{table}}.tableoid, {{table}}.ctid FROM {{table}} WHERE {MISSING}"
+DELETE: Final = f"""
+DELETE FROM {{table}}
+ WHERE {MISSING}
+RETURNING {{key}} AS key, ({{table}}.*)::text AS before, NULL::bigint AS left_hash, {{others}} AS others
 """
+CHANGE: Final[dict[Operation, str]] = {"insert": INSERT, "update": UPDATE, "delete": DELETE}
 # In the same statement as the change, so that there is no change without its entry.
 NOTED: Final = """
 WITH changed AS ({change}),
@@ -69,12 +74,17 @@ SELECT {key} AS key, count(*) OVER () AS total
  ORDER BY {order}
  LIMIT {shown}
 """
+# The run's own transactions: those that wrote its rows, rewrote them in a repair, and took them back.
+OURS: Final = """
+ARRAY(SELECT xid FROM knarr.ledger WHERE run_id = $1::text AND xid IS NOT NULL
+      UNION SELECT unnest(repair_xids) FROM knarr.ledger WHERE run_id = $1::text
+      UNION SELECT xid FROM knarr.undone WHERE run_id = $1::text)
+""".strip()
 # Whether somebody else wrote the row since the run recorded what the table held.
-OTHERS: Final = """
-knarr.is_others({table}.xmin,
+OTHERS: Final = f"""
+knarr.is_others({{table}}.xmin,
                 (SELECT snapshot FROM knarr.table_before WHERE run_id = $1::text AND mapping = $2::integer),
-                ARRAY(SELECT xid FROM knarr.ledger WHERE run_id = $1::text AND xid IS NOT NULL
-                      UNION SELECT xid FROM knarr.undone WHERE run_id = $1::text))
+                {OURS})
 """
 SELF_REFERENCING: Final = """
 SELECT EXISTS (SELECT FROM pg_constraint
@@ -133,20 +143,23 @@ class MergeSql:
         """Locks the rows that differ and keeps what they are."""
         return self._sql(MATCH)
 
-    @property
-    def update(self) -> str:
-        """Changes those rows."""
-        return self._noted("update", UPDATE)
+    def change(self, operation: Operation) -> str:
+        """Makes one kind of change, and returns key, before, left_hash and others of each row.
+
+        An insert adds the staged rows, when merging those whose key is not there; an update changes the rows that
+        `match` kept; a delete takes away the rows of the partition's range and of the mapping's scope that were not
+        staged, and binds run and mapping.
+        """
+        return self._sql(CHANGE[operation])
+
+    def noted(self, operation: Operation) -> str:
+        """Makes that change with its entries in the undo log, and counts. Binds run, mapping, phase and partition."""
+        return NOTED.format(change=self.change(operation), operation=operation)
 
     @property
-    def insert(self) -> str:
-        """Adds the staged rows; when merging those whose key is not there."""
-        return self._noted("insert", INSERT)
-
-    @property
-    def delete(self) -> str:
-        """Takes away the rows of the partition's range and of the mapping's scope that were not staged."""
-        return self._noted("delete", DELETE)
+    def surplus(self) -> str:
+        """Where the rows lie that a delete takes away: their tableoid and ctid."""
+        return self._sql(SURPLUS)
 
     @property
     def standing(self) -> str:
@@ -157,9 +170,6 @@ class MergeSql:
     def out_of_scope(self) -> str:
         """Those of them whose row is not in the mapping's scope."""
         return self._sql(STANDING, elsewhere=f" AND {enclosed(self.mapping.scope or 'TRUE')} IS NOT TRUE")
-
-    def _noted(self, operation: str, change: str) -> str:
-        return NOTED.format(change=self._sql(change), operation=operation)
 
     def _sql(self, template: str, **more: str) -> str:
         mapping, table = self.mapping, qualified(self.mapping.target)

@@ -49,6 +49,7 @@ SELECT mapping, partition AS number, lower_bound AS lower, upper_bound AS upper,
  WHERE run_id = $1 AND mapping = $2 AND partition = $3
 """
 COUNT: Final = "SELECT count(*) FROM knarr.partition WHERE run_id = $1 AND mapping = $2"
+COUNT_ALL: Final = "SELECT mapping, count(*) AS parts FROM knarr.partition WHERE run_id = $1 GROUP BY mapping"
 
 
 async def plan_partitions(source: Connection, mapping: ResolvedMapping, partition_bytes: int) -> list[Partition]:
@@ -169,3 +170,10 @@ async def count_partitions(connection: Connection, run_id: str, mapping: int) ->
     """How many partitions a mapping was cut into; 0 before it was."""
     with classified(f"counting the partitions of mapping {mapping}"):
         return int(await connection.fetchval(COUNT, run_id, mapping))
+
+
+async def count_all_partitions(connection: Connection, run_id: str) -> dict[int, int]:
+    """How many partitions each mapping of a run was cut into; a mapping that was not cut is not in it."""
+    with classified("counting the partitions of all mappings"):
+        rows = await connection.fetch(COUNT_ALL, run_id)
+    return {row["mapping"]: row["parts"] for row in rows}

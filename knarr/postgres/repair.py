@@ -1,7 +1,8 @@
 """Repairing one partition: what the source says is staged beside the table, and the rows that differ are rewritten.
 
 One fenced transaction with the ledger and the audit trail, so that compensation finds the rows it knows of. A row that
-differs is updated and not deleted: rows of other tables may point at it.
+differs is updated and not deleted: rows of other tables may point at it. A table that has rows of its own is merged
+once more, in `repair_merged`.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from knarr.audit import chain
-from knarr.errors import DataError, PlanError
+from knarr.errors import DataError
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
+from knarr.postgres import ledger
 from knarr.postgres.copy import CopyJob, OnProgress, stream_rows
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.lease import fence, step_lock, transaction
 from knarr.postgres.remove import refuse_changes_elsewhere
+from knarr.postgres.repair_merged import LOCK, Rewritten, rewrite_merged
 from knarr.postgres.selection import phase_predicate, range_literal, target_key
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect
@@ -28,8 +31,6 @@ STAGE: Final = "CREATE TEMPORARY TABLE {staged} ON COMMIT DROP AS SELECT {column
 # Proves that the key is unique and never NULL, without which an UPDATE would pick one of two rows as it likes.
 KEY_STAGED: Final = "ALTER TABLE {staged} ADD PRIMARY KEY ({keys})"
 ANALYZE_STAGED: Final = "ANALYZE {staged}"
-# Nobody may change a row between what is compared here and the commit.
-LOCK: Final = "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
 # A row whose key is equal and yet written otherwise (0 and -0, 'a' and 'A' where case does not count) is another row.
 SAME_KEY: Final = "{equal} AND ROW({t_keys})::record *= ROW({s_keys})::record"
 SURPLUS: Final = "{mine} AND NOT EXISTS (SELECT FROM {staged} AS s WHERE {same_key})"
@@ -53,12 +54,6 @@ SELECT {columns} FROM {staged} AS s
  WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {mine} AND {same_key})
 """
 INSERT_ALL: Final = "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staged}"
-NOTE: Final = """
-UPDATE knarr.ledger
-   SET rows = $5, bytes = $6, epoch = $7, repairs = repairs + 1, repaired_at = clock_timestamp()
- WHERE run_id = $1 AND mapping = $2 AND phase = $3 AND partition = $4
-RETURNING true
-"""
 WAS_DONE: Final = "SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND entry_key = $2)"
 
 
@@ -79,15 +74,12 @@ class Repaired(BaseModel):
         return self.deleted + self.updated + self.inserted
 
 
-def can_be_repaired(mapping: ResolvedMapping) -> bool:
-    """Whether the run alone fills the mapping's rows: in an occupied table somebody else may have meant the change."""
-    return not mapping.occupied
-
-
 async def repair_partition(
     source: Connection, target: Connection, job: CopyJob, round: int, on_progress: OnProgress, *, reconnect: Reconnect
 ) -> Repaired:
     """Makes a partition what the source says it is after the job's phase; all or nothing.
+
+    In an occupied table other people's rows stay: what is repaired there is what a merge would have done.
 
     Args:
         source, target: idle pinned connections; both are ended when this fails half-way.
@@ -97,15 +89,10 @@ async def repair_partition(
         reconnect: gives another connection to the target.
 
     Raises:
-        PlanError: the mapping appends or merges.
-        DataError: the target does not take a row; rows elsewhere depend on one that must go; a key is not unique.
+        DataError: the target does not take a row; rows elsewhere depend on one that must go; a key is not unique; a row
+            lies outside the mapping's scope, or a key to append is somebody else's.
         LostLease, TransientError: nothing was written.
     """
-    if not can_be_repaired(job.mapping):
-        raise PlanError(
-            f"{job.mapping.name} is not repaired: with mode '{job.mapping.mode}' others write to it too",
-            hint="see the findings; then retry, or roll back",
-        )
     doing = f"repairing {job.mapping.name}, partition {job.partition.number}"
     with classified(doing):
         try:
@@ -134,6 +121,38 @@ async def _repair(
     key = f"repair {job.step}/round {round}/epoch {job.lease.epoch}"
     if await target.fetchval(WAS_DONE, job.run_id, key):
         return Repaired(already_done=True)
+    if job.mapping.occupied:
+        rewritten = await rewrite_merged(source, target, job, doing, on_progress, reconnect)
+        done = Repaired(**rewritten.model_dump(exclude={"asked", "unasked"}))
+    else:
+        rewritten = None
+        done = await _refill(source, target, job, doing, on_progress, reconnect)
+    summary = (
+        f"{job.mapping.name}, partition {job.partition.number}: "
+        f"{done.updated} rows updated, {done.inserted} inserted, {done.deleted} deleted"
+    )
+    summary += _others(rewritten) if rewritten else ""
+    body = {"step": "repair", "outcome": "done", "summary": summary, "mapping": job.mapping.name, "phase": job.phase}
+    head = await chain.append(target, job.run_id, key, "step", body | {"round": round})
+    return done.model_copy(update={"head": head})
+
+
+def _others(rewritten: Rewritten) -> str:
+    """What an auditor must know of rows in which somebody may have changed columns that the mapping does not carry."""
+    words = ""
+    if rewritten.asked:
+        words += f"; {rewritten.asked} hold values of others in columns that are not carried: an undo will stop at them"
+    if rewritten.unasked:
+        words += (
+            f"; {rewritten.unasked} are not as the run had left them, and an undo will not stop at them: the source "
+        )
+        words += "has moved on, or others have changed columns that are not carried"
+    return words
+
+
+async def _refill(
+    source: Connection, target: Connection, job: CopyJob, doing: str, on_progress: OnProgress, reconnect: Reconnect
+) -> Repaired:
     parts = _parts(job.mapping, job.partition)
     await target.execute(LOCK.format_map(parts))
     await target.execute(STAGE.format_map(parts))
@@ -143,16 +162,9 @@ async def _repair(
             continue
         streamed = await stream_rows(source, target, job, doing, moved, STAGED, on_progress, reconnect)
         place = job.run_id, job.mapping.number, phase, job.partition.number
-        if not await target.fetchval(NOTE, *place, streamed.rows, streamed.bytes, job.lease.epoch):
+        if not await ledger.note_repair(target, job.lease, *place, rows=streamed.rows, size=streamed.bytes):
             raise DataError(f"the ledger has no row of {job.mapping.name}, phase {phase}, {place[-1]}: never copied")
-    done = await _rewrite(target, job.mapping, parts)
-    summary = (
-        f"{job.mapping.name}, partition {job.partition.number}: "
-        f"{done.updated} rows updated, {done.inserted} inserted, {done.deleted} deleted"
-    )
-    body = {"step": "repair", "outcome": "done", "summary": summary, "mapping": job.mapping.name, "phase": job.phase}
-    head = await chain.append(target, job.run_id, key, "step", body | {"round": round})
-    return done.model_copy(update={"head": head})
+    return await _rewrite(target, job.mapping, parts)
 
 
 async def _rewrite(target: Connection, mapping: ResolvedMapping, parts: dict[str, str]) -> Repaired:

@@ -20,10 +20,17 @@ SELECT plan::text, plan_hash, state, started_at, survey::text, clock_timestamp()
   FROM knarr.run
  WHERE run_id = $1
 """
-WAS_SKIPPED: Final = """
+# After a raise of the epoch a skip answers a compensation that is stuck, and not the verdict before it.
+WAS_ACCEPTED: Final = """
 SELECT EXISTS (
-    SELECT FROM knarr.audit
-     WHERE run_id = $1 AND kind = 'operator' AND body::jsonb @> '{"action": "skip", "accepted": true}'
+    SELECT FROM knarr.audit AS skip, knarr.audit AS verdict
+     WHERE (skip.run_id, verdict.run_id) = ($1, $1) AND verdict.kind = 'verdict'
+       AND verdict.body::jsonb @> jsonb_build_object('phase', $2::text, 'round', $3::int)
+       AND skip.kind = 'operator' AND skip.body::jsonb @> '{"action": "skip", "accepted": true}'
+       AND skip.position > verdict.position
+       AND NOT EXISTS (SELECT FROM knarr.audit AS raised
+                        WHERE raised.run_id = $1 AND raised.entry_key LIKE 'raise epoch %'
+                          AND raised.position BETWEEN verdict.position AND skip.position)
 )
 """
 ADD_CHECKPOINT: Final = "INSERT INTO knarr.checkpoint (run_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING"
@@ -84,9 +91,9 @@ async def set_state(connection: Connection, run_id: str, state: str) -> None:
     await connection.execute(SET_STATE, run_id, state)
 
 
-async def was_skipped(connection: Connection, run_id: str) -> bool:
-    """Whether a person decided, on the record, to go on in spite of what was stuck or differed."""
-    return bool(await connection.fetchval(WAS_SKIPPED, run_id))
+async def was_accepted(connection: Connection, run_id: str, phase: str, round: int) -> bool:
+    """Whether a person decided, on the record and after that verdict, to go on in spite of what it found."""
+    return bool(await connection.fetchval(WAS_ACCEPTED, run_id, phase, round))
 
 
 async def add_checkpoint(connection: Connection, run_id: str, name: str) -> None:

@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS knarr.version (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     version     integer NOT NULL
 );
-INSERT INTO knarr.version (version) VALUES (2)
+INSERT INTO knarr.version (version) VALUES (3)
 ON CONFLICT (only_row) DO UPDATE SET version = excluded.version WHERE knarr.version.version < excluded.version;
 
 CREATE TABLE IF NOT EXISTS knarr.run (
@@ -118,6 +118,7 @@ CREATE TABLE IF NOT EXISTS knarr.ledger (
     xid          xid8,                             -- the transaction that wrote it: tells our rows from other people's
     repairs      integer NOT NULL DEFAULT 0,       -- how many times verification had its rows repaired
     repaired_at  timestamptz,
+    repair_xids  xid8[] NOT NULL DEFAULT '{}',     -- the transactions that did, which wrote rows anew
     PRIMARY KEY (run_id, mapping, phase, partition),
     FOREIGN KEY (run_id, mapping, partition) REFERENCES knarr.partition
 );
@@ -129,10 +130,11 @@ ALTER TABLE knarr.ledger
     ADD COLUMN IF NOT EXISTS checksum_change numeric,
     ADD COLUMN IF NOT EXISTS xid xid8,
     ADD COLUMN IF NOT EXISTS repairs integer NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS repaired_at timestamptz;
+    ADD COLUMN IF NOT EXISTS repaired_at timestamptz,
+    ADD COLUMN IF NOT EXISTS repair_xids xid8[] NOT NULL DEFAULT '{}';
 
 -- The undo log of append and merge: one entry for each row changed, written in the transaction that changes it and
--- deleted in the one that takes it back. No foreign key: checking one would cost more than writing the entry.
+-- deleted in the one that takes it back; a repair that changes the row again changes the entry. No foreign key: checking one would cost more than writing the entry.
 CREATE TABLE IF NOT EXISTS knarr.undo (
     run_id      text NOT NULL,
     mapping     integer NOT NULL,

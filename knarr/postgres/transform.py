@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -84,6 +85,17 @@ def _lies_in(module: ModuleType, folders: Sequence[str]) -> bool:
     return file is not None and any(Path(file).resolve().is_relative_to(folder) for folder in folders)
 
 
+def raised(name: str, error: Exception) -> DataError:
+    """What to say of a function that raised: where it did, but not its words, which may quote a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return DataError(
+        f"transform '{name}' raised {type(error).__name__}{place}",
+        hint="its words are in the worker's log; else run the function over the rows of this partition",
+        detail=f"transform '{name}' raised {type(error).__name__}{place}: {error}",
+    )
+
+
 class Transformation:
     """One function over some columns of a COPY text stream; the other fields' bytes are not looked at.
 
@@ -139,10 +151,7 @@ class Transformation:
         try:
             changed = self._function(rows)
         except Exception as error:
-            raise DataError(
-                f"transform '{self._name}' raised {type(error).__name__}: {error}",
-                hint="the message names no row: run the function over the rows of this partition to find it",
-            ) from error
+            raise raised(self._name, error) from error
         self._check(changed, len(lines))
         for line, row in zip(fields, changed, strict=True):
             for column, place in self._places:

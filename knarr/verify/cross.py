@@ -1,12 +1,16 @@
 """Cross checks: a query on each side whose answers must be the same rows in any order, numbers within a tolerance.
 
 Rows are first matched exactly; what is left is grouped by its columns that are not numbers (then by whole numbers,
-too, as years and counts often name a row), and within a group each row takes the nearest one that is left.
+too, as years and counts often name a row), and within a group each row takes the nearest one that is left. That may
+take long, so it is done in a thread: heartbeats go on, and a cancellation is heard at once.
 """
 
+import asyncio
+import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -25,6 +29,8 @@ _WHOLE: Final = frozenset({"int2", "int4", "int8"})
 _NUMBERS: Final = _WHOLE | {"numeric", "float4", "float8"}
 
 Row = tuple[str | None, ...]
+Cell = str | Decimal | None
+Parsed = tuple[Cell, ...]
 Shape = tuple[tuple[str, str], ...]  # name and type of each column
 
 
@@ -55,7 +61,7 @@ async def check_cross(source: Connection, target: Connection, check: CrossCheck,
     async def run() -> CheckResult:
         started = time.monotonic()
         ours, theirs = await both(ask(source, check.source, "source"), ask(target, check.target, "target"))
-        findings = _compare(check, ours, theirs)
+        findings = await _in_a_thread(check, ours, theirs)
         total = len(findings)
         return CheckResult(
             **key.model_dump(),
@@ -104,7 +110,16 @@ async def ask(connection: Connection, query: str, side: str) -> Answer:
     return Answer(columns, rows, sql, seen)
 
 
-def _compare(check: CrossCheck, ours: Answer, theirs: Answer) -> list[Finding]:
+async def _in_a_thread(check: CrossCheck, ours: Answer, theirs: Answer) -> list[Finding]:
+    """Compares the answers, which hold no connection; who is cancelled leaves no thread at work behind."""
+    given_up = threading.Event()
+    try:
+        return await asyncio.to_thread(_compare, check, ours, theirs, given_up)
+    finally:
+        given_up.set()
+
+
+def _compare(check: CrossCheck, ours: Answer, theirs: Answer, given_up: threading.Event) -> list[Finding]:
     if len(ours.columns) != len(theirs.columns):
         raise PlanError(
             f"the source query gives {len(ours.columns)} columns, the target query {len(theirs.columns)}",
@@ -117,14 +132,20 @@ def _compare(check: CrossCheck, ours: Answer, theirs: Answer) -> list[Finding]:
     left, right = [_parse(row, numbers) for row in ours.rows], [_parse(row, numbers) for row in theirs.rows]
     tolerance = Decimal(repr(check.tolerance))
     every = list(range(len(pairs)))
-    for group_by in (every, [*texts, *whole], texts):
-        left, right = _match(left, right, group_by, [place for place in numbers if place not in group_by], tolerance)
+    # Without a tolerance there is no row that is near and not the same.
+    for group_by in (every, [*texts, *whole], texts) if tolerance else (every,):
+        compared = [place for place in numbers if place not in group_by]
+        left, right = _match(_until(given_up, left), right, group_by, compared, tolerance)
     names = [name for name, _ in ours.columns]
-    return _findings(check, names, left, right, [*texts, *whole], texts)
+    return _findings(check, names, left, right, given_up, [*texts, *whole], texts)
 
 
-Cell = str | Decimal | None
-Parsed = tuple[Cell, ...]
+def _until(given_up: threading.Event, rows: Iterable[Parsed]) -> Iterator[Parsed]:
+    """The rows, as long as somebody waits for what is made of them. Raises CancelledError."""
+    for row in rows:
+        if given_up.is_set():
+            raise asyncio.CancelledError
+        yield row
 
 
 def _parse(row: Row, numbers: Sequence[int]) -> Parsed:
@@ -138,21 +159,45 @@ def _parse(row: Row, numbers: Sequence[int]) -> Parsed:
 
 
 def _match(
-    left: list[Parsed], right: list[Parsed], group_by: Sequence[int], compared: Sequence[int], tolerance: Decimal
+    left: Iterable[Parsed], right: list[Parsed], group_by: Sequence[int], compared: Sequence[int], tolerance: Decimal
 ) -> tuple[list[Parsed], list[Parsed]]:
     """What finds no partner when rows must agree in `group_by` and be within the tolerance in `compared`."""
     groups: dict[Parsed, list[Parsed]] = defaultdict(list)
     for row in right:
         groups[tuple(row[place] for place in group_by)].append(row)
+    if compared:
+        # In order, so that a row is held against those within the tolerance and not against its whole group.
+        for group in groups.values():
+            group.sort(key=lambda row: _order(row[compared[0]]))
     alone = []
     for row in left:
         group = groups.get(tuple(row[place] for place in group_by), [])
-        near = _nearest(row, group, compared, lambda distance: distance <= tolerance)
+        low, high = _within(row, group, compared, tolerance)
+        near = _nearest(row, group[low:high], compared, lambda distance: distance <= tolerance)
         if near is None:
             alone.append(row)
         else:
-            del group[near]
+            del group[low + near]
     return alone, [row for group in groups.values() for row in group]
+
+
+def _order(cell: Cell) -> tuple[int, str | Decimal]:
+    return (1, cell) if isinstance(cell, Decimal) else (0, cell or "")
+
+
+def _within(row: Parsed, group: list[Parsed], compared: Sequence[int], tolerance: Decimal) -> tuple[int, int]:
+    """Where those begin and end whose first number can be near enough."""
+    if not compared:
+        return 0, len(group)
+    first = compared[0]
+    number = row[first]
+    lowest = highest = _order(number)
+    if isinstance(number, Decimal):
+        lowest, highest = (1, number - tolerance), (1, number + tolerance)
+    return (
+        bisect_left(group, lowest, key=lambda other: _order(other[first])),
+        bisect_right(group, highest, key=lambda other: _order(other[first])),
+    )
 
 
 def _nearest(
@@ -177,7 +222,12 @@ def _distance(one: Cell, other: Cell) -> Decimal:
 
 
 def _findings(
-    check: CrossCheck, names: Sequence[str], left: list[Parsed], right: list[Parsed], *identities: Sequence[int]
+    check: CrossCheck,
+    names: Sequence[str],
+    left: list[Parsed],
+    right: list[Parsed],
+    given_up: threading.Event,
+    *identities: Sequence[int],
 ) -> list[Finding]:
     """Rows without a partner; two that agree in what may name a row are one finding for each column that differs."""
     findings = []
@@ -188,7 +238,7 @@ def _findings(
         for row in right:
             waiting[tuple(row[place] for place in identity)].append(row)
         alone = []
-        for row in left:
+        for row in _until(given_up, left):
             group = waiting.get(tuple(row[place] for place in identity), []) if identity else []
             near = _nearest(row, group, others, lambda _: True)
             if near is None:

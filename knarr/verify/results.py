@@ -4,6 +4,7 @@ A result that is stored is not computed again and not replaced: the first one st
 goes in with its digest in the audit trail, in one transaction.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,13 @@ LOAD: Final = """
 SELECT kind, name, mapping, partition, outcome, result::text AS result
   FROM knarr.check_result
  WHERE run_id = $1 AND phase = $2 AND round = $3
+ ORDER BY mapping, kind, name, partition
+"""
+
+LOAD_OF_MAPPINGS: Final = """
+SELECT kind, name, mapping, partition, outcome, result::text AS result
+  FROM knarr.check_result
+ WHERE run_id = $1 AND phase = $2 AND round = $3 AND mapping = ANY ($4::int[])
  ORDER BY mapping, kind, name, partition
 """
 
@@ -120,6 +128,19 @@ async def load(target: Connection, run_id: str, phase: str, round: int) -> list[
     """
     with classified(f"reading the results of phase {phase}"):
         rows = await target.fetch(LOAD, run_id, phase, round)
+    return [_result(dict(row)) for row in rows]
+
+
+async def load_of_mappings(
+    target: Connection, run_id: str, phase: str, round: int, mappings: Sequence[int]
+) -> list[CheckResult]:
+    """The same, of some mappings only.
+
+    Raises:
+        DataError: a row contradicts the document in it: somebody edited one of them.
+    """
+    with classified(f"reading the results of phase {phase}"):
+        rows = await target.fetch(LOAD_OF_MAPPINGS, run_id, phase, round, list(mappings))
     return [_result(dict(row)) for row in rows]
 
 

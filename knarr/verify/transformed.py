@@ -16,7 +16,7 @@ from asyncpg import Record
 from knarr.errors import DataError, PlanError
 from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres.session import Connection
-from knarr.postgres.transform import RowFunction, load_function
+from knarr.postgres.transform import RowFunction, load_function, raised
 from knarr.verify.canonical import output_text, recomputed_value
 from knarr.verify.checksum import (
     Method,
@@ -156,14 +156,14 @@ class TransformedSide:
         try:
             changed: object = self._function(given)
         except Exception as error:
-            raise DataError(f"transform '{self._name}' raised {type(error).__name__}: {error}") from error
+            raise raised(self._name, error) from error
         if not isinstance(changed, list) or len(changed) != len(cells):
             found = f"{len(changed)} rows" if isinstance(changed, list) else type(changed).__name__
             raise DataError(f"transform '{self._name}' was given {len(cells)} rows and gave back {found}")
         for row, new in zip(cells, changed, strict=True):
             if not isinstance(new, dict) or set(new) != set(self._touched):
                 raise DataError(
-                    f"transform '{self._name}' gave back {new!r:.200}, expected the columns {self._touched}"
+                    f"transform '{self._name}' gave back {_described(new)}, expected the columns {self._touched}"
                 )
             for name, place in places:
                 value = new[name]
@@ -176,3 +176,7 @@ class TransformedSide:
         if sql not in self.statements:
             self.statements.append(sql)
         return sql
+
+
+def _described(row: object) -> str:
+    return f"a row with {sorted(map(str, row))}" if isinstance(row, dict) else f"a {type(row).__name__}"

@@ -6,60 +6,59 @@ from starter.command import common, confirmed, run_argument
 from starter.exits import Exit
 from starter.output import Output
 
-reason_option = click.option("--reason", default="", help="Why; it stands in the audit trail.")
-needed_reason_option = click.option("--reason", required=True, help="Why; it stands in the audit trail.")
+WHY = "Why; it stands in the audit trail."
+
+reason_option = click.option("--reason", default="", help=WHY)
+needed_reason_option = click.option("--reason", required=True, help=WHY)
 actor_option = click.option(
     "--actor", envvar="KNARR_ACTOR", default=None, help="Who says so; default: user@host of this machine."
 )
 yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
-@click.command()
-@run_argument
-@reason_option
-@actor_option
-@common
-async def pause(output: Output, run: str, reason: str, actor: str | None) -> Exit:
-    """Start no new partition; those under way end."""
-    return await _give(output, "pause", run, reason, actor)
+def _order(action: str, says: str, *, question: str = "", needs_reason: bool = False) -> click.Command:
+    """The command for an order that has a reason and nothing else; with a question, it is asked first."""
+
+    @common
+    async def give(output: Output, run: str, reason: str, actor: str | None, yes: bool = False) -> Exit:
+        return await _give(output, action, run, reason, actor, question=question, yes=yes)
+
+    options = [run_argument, needed_reason_option if needs_reason else reason_option, actor_option]
+    options += [yes_option] if question else []
+    for option in reversed(options):
+        give = option(give)
+    return click.command(action, help=says)(give)
+
+
+pause = _order("pause", "Start no new partition; those under way end.")
+resume = _order("resume", "Go on after a pause.")
+approve = _order("approve", "Release the phase that waits for approval.")
+abort = _order(
+    "abort",
+    "Stop, and take everything back; the run ends as aborted.",
+    question="Take back everything that {run} has moved?",
+)
+complete = _order(
+    "complete",
+    "End a run that is kept open; it can't be taken back then.",
+    question="End {run}? It can't be taken back then.",
+)
+retry = _order("retry", "Try again what the run waits with.")
+skip = _order(
+    "skip",
+    "Leave out what the run waits with; the report says so.",
+    question="Leave out what {run} waits with? If it is a compensation, its effects stay on the target.",
+    needs_reason=True,
+)
 
 
 @click.command()
 @run_argument
-@reason_option
-@actor_option
-@common
-async def resume(output: Output, run: str, reason: str, actor: str | None) -> Exit:
-    """Go on after a pause."""
-    return await _give(output, "resume", run, reason, actor)
-
-
-@click.command()
-@run_argument
-@reason_option
-@actor_option
-@common
-async def approve(output: Output, run: str, reason: str, actor: str | None) -> Exit:
-    """Release the phase that waits for approval."""
-    return await _give(output, "approve", run, reason, actor)
-
-
-@click.command()
-@run_argument
-@reason_option
-@actor_option
-@yes_option
-@common
-async def abort(output: Output, run: str, reason: str, actor: str | None, yes: bool) -> Exit:
-    """Stop, and take everything back; the run ends as aborted."""
-    return await _give(
-        output, "abort", run, reason, actor, question="Take back everything that {run} has moved?", yes=yes
-    )
-
-
-@click.command()
-@run_argument
-@click.option("--to", default="", help="A checkpoint's name, or start.  [default: the last checkpoint]")
+@click.option(
+    "--to",
+    default="",
+    help="A checkpoint, PHASE or PHASE/MAPPING, or start.  [default: the last phase that was verified]",
+)
 @reason_option
 @actor_option
 @yes_option
@@ -67,46 +66,14 @@ async def abort(output: Output, run: str, reason: str, actor: str | None, yes: b
 async def rollback(output: Output, run: str, to: str, reason: str, actor: str | None, yes: bool) -> Exit:
     """Take the run back to a checkpoint, or to the start.
 
-    Without --to: to the last checkpoint, and `knarr resume` goes forward from there; to the start when there is none,
-    or when the run has moved everything and is kept open. What came later is taken back.
+    Without --to: to the last phase that was verified, and `knarr resume` goes forward from there; to the start when
+    there is none, or when the run has moved everything and is kept open. What came later is taken back.
+
+    With --to PHASE/MAPPING the rows of that mapping stay, and of those proved before it in the phase; `knarr resume`
+    copies the others again.
     """
     question = "Take {run} back to {to}? What came later is taken back."
     return await _give(output, "rollback", run, reason, actor, question=question, yes=yes, to=to)
-
-
-@click.command()
-@run_argument
-@reason_option
-@actor_option
-@yes_option
-@common
-async def complete(output: Output, run: str, reason: str, actor: str | None, yes: bool) -> Exit:
-    """End a run that is kept open; it can't be taken back then."""
-    return await _give(
-        output, "complete", run, reason, actor, question="End {run}? It can't be taken back then.", yes=yes
-    )
-
-
-@click.command()
-@run_argument
-@reason_option
-@actor_option
-@common
-async def retry(output: Output, run: str, reason: str, actor: str | None) -> Exit:
-    """Try again what the run waits with."""
-    return await _give(output, "retry", run, reason, actor)
-
-
-@click.command()
-@run_argument
-@needed_reason_option
-@actor_option
-@yes_option
-@common
-async def skip(output: Output, run: str, reason: str, actor: str | None, yes: bool) -> Exit:
-    """Leave out what the run waits with; the report says so."""
-    question = "Leave out what {run} waits with? If it is a compensation, its effects stay on the target."
-    return await _give(output, "skip", run, reason, actor, question=question, yes=yes)
 
 
 async def _give(
@@ -116,8 +83,8 @@ async def _give(
     reason: str,
     actor: str | None,
     *,
-    question: str = "",
-    yes: bool = True,
+    question: str,
+    yes: bool,
     to: str | None = None,
 ) -> Exit:
     from knarr.settings import Settings
@@ -131,7 +98,7 @@ async def _give(
     if to == "":
         to = await destination(handle)
     if question:
-        where = {"": "its last checkpoint", "start": "the start"}.get(to or "", f"checkpoint {to}")
+        where = {"": "its last verified phase", "start": "the start"}.get(to or "", f"checkpoint {to}")
         confirmed(output, question.format(run=handle.id, to=where), yes=yes)
     who = actor or this_person()
     order = Order(actor=who, reason=reason) if to is None else RollbackOrder(actor=who, reason=reason, to=to)

@@ -46,4 +46,5 @@ async def start(output: Output, plan: str, detach: bool, pause_before: tuple[str
     if (link := service.link(handle.id)) and not output.err.is_terminal:  # the live screen shows it
         output.say(f"Web UI: {link}")
     goodbye = f"detached; the run goes on. See it: knarr watch {handle.id}"
-    return await watching.watch(output, settings, service, handle, goodbye=goodbye, enough=started if detach else None)
+    enough = started if detach else None
+    return await watching.watch(output, settings, service, handle, goodbye=goodbye, enough=enough, hints=not detach)

@@ -30,6 +30,10 @@ async def verify(output: Output, plan: str, since_last: bool) -> Exit:
         load_connections(Settings()), loaded.plan, folder=loaded.path.parent, since_last=since_last
     )
     show_verdict(output, verdict)
+    if since_last:
+        for check in verdict.checks:
+            if check.kind == "parity":
+                output.result(f"  {check.name}: {check.message}")
     output.result(f"\n{verdict.message}")
     exit_code = Exit.DONE if verdict.passed else Exit.DIFFERS
     output.document("verdict", {"exit_code": int(exit_code), "verdict": verdict.model_dump(mode="json")})

@@ -27,17 +27,19 @@ async def demo() -> int:
     """Set the stage, play both acts, and stay up for people who want to look around."""
     output = Output(as_json=False, debug=bool(os.environ.get("DEBUG")))
     hold = os.environ.get("HOLD", "") not in {"", "0"}
-    people = sys.stdout.isatty() and os.environ.get("CI", "") in {"", "0", "false"}
+    stays = hold or (sys.stdout.isatty() and os.environ.get("CI", "") in {"", "0", "false"})
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _current().cancel)
     try:
         scale = float(os.environ.get("SCALE") or "0.1")
         began = time.monotonic()
         output.say(f"Knarr's demo: TPC-H at scale {scale:g}\n\nThe stage: two PostgreSQL servers, Temporal, a worker")
-        async with set_up(output, FOLDER.absolute(), PLAN.parent, keep=hold) as stage:
+        async with set_up(output, FOLDER.absolute(), PLAN.parent, keep=hold, stays=stays) as stage:
             await _play(output, stage, scale)
             output.result(f"\nBoth acts went as told, in {time.monotonic() - began:.0f} s.")
-            if hold or people:
+            if stays:
                 await _stay(output, stage)
+            else:
+                output.result("Its servers end now. To look around in the Web UI and the databases: HOLD=1 make demo")
     except asyncio.CancelledError:
         output.say("\nended; nothing of the demo runs any more")
         return Exit.DETACHED

@@ -93,7 +93,7 @@ async def _start(output: Output, stage: Stage, plan: LoadedPlan, pause_before: l
         now=datetime.now(UTC),
     )
     output.say(f"  started {handle.id}")
-    if not output.err.is_terminal:  # the live screen shows it
+    if stage.stays and not output.err.is_terminal:  # the live screen shows it
         output.say(f"  {stage.service.link(handle.id)}")
     output.say("")
     return handle
@@ -124,7 +124,8 @@ async def _prove(output: Output, stage: Stage, handle: runs.RunHandle) -> None:
     counts = f"{len(data.trail.entries)} entries, unbroken; Temporal's history witnesses {len(found.witnesses)} of them"
     output.result(f"\n✓ audit trail: {counts}")
     output.result(f"✓ report:      {path}")
-    output.result(f"✓ Web UI:      {stage.service.link(handle.id)}")
+    if stage.stays:
+        output.result(f"✓ Web UI:      {stage.service.link(handle.id)}")
 
 
 async def _found(stage: Stage, run_id: str, target: str) -> Finding:

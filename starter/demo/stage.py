@@ -32,21 +32,23 @@ class Stage:
     legacy: Cluster
     shop: Cluster
     worker_pid: int
+    stays: bool  # up until Ctrl-C after the acts, so that links into the Web UI lead somewhere
 
 
 @contextlib.asynccontextmanager
-async def set_up(output: Output, folder: Path, modules: Path, *, keep: bool) -> AsyncIterator[Stage]:
+async def set_up(output: Output, folder: Path, modules: Path, *, keep: bool, stays: bool) -> AsyncIterator[Stage]:
     """Start everything in `folder`, which is emptied first; stop everything at the end, and remove it unless `keep`.
 
     Args:
         modules: where the plan's transforms lie.
+        stays: whether it will be left up after the acts.
     """
     if ignored := forget_other_servers():
         output.say(f"  ignored, since the demo has servers of its own: {', '.join(ignored)}")
     os.environ["KNARR_STATE_DIR"] = str(folder)
     async with contextlib.AsyncExitStack() as stack:
         if not keep:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)  # last of all: it holds the lock
+            stack.callback(_remove, folder)  # last of all: it holds the lock
         state = stack.enter_context(StateFolder.own(folder))
         _clear(folder)
         if not keep:
@@ -60,14 +62,17 @@ async def set_up(output: Output, folder: Path, modules: Path, *, keep: bool) -> 
             "shop_again": shop.create_database("shop_again"),
         }
         servers = LocalServers(
-            temporal_address=temporal.address, temporal_ui_url=temporal.ui_url, connections=connections
+            temporal_address=temporal.address,
+            temporal_ui_url=temporal.ui_url,
+            task_queue=state.task_queue(),
+            connections=connections,
         )
         state.publish(servers)
         _write_pgpass(folder / "pgpass", [legacy, shop])
         os.environ |= {f"{CONNECTION_PREFIX}{alias.upper()}": dsn for alias, dsn in connections.items()}
         settings = Settings()
         worker = await stack.enter_async_context(local.local_worker(settings, servers, modules))
-        yield Stage(settings, await local.service_of(servers), legacy, shop, worker.pid)
+        yield Stage(settings, await local.service_of(servers), legacy, shop, worker.pid, stays)
 
 
 def forget_other_servers() -> list[str]:
@@ -83,6 +88,13 @@ def _write_pgpass(file: Path, clusters: list[Cluster]) -> None:
     file.touch(mode=0o600)
     addresses = [urlsplit(cluster.dsn()) for cluster in clusters]
     file.write_text("".join(f"{url.hostname}:{url.port}:*:{url.username}:{url.password}\n" for url in addresses))
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, and the one around it if nothing else is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def _clear(folder: Path) -> None:

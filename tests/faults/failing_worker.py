@@ -32,7 +32,7 @@ from temporalio.worker import Interceptor as WorkerInterceptor
 import worker
 from activities import context
 from knarr.audit import chain
-from knarr.postgres import copy, ledger, sequences, stream
+from knarr.postgres import copy, ledger, merge, sequences, stream, undo
 from knarr.process import run_and_exit
 from workflows import policies
 
@@ -40,6 +40,8 @@ HEARTBEAT: Final = timedelta(seconds=4)
 LONGEST_PAUSE: Final = timedelta(seconds=2)
 FIRST_PAUSE: Final = timedelta(milliseconds=300)
 STICKY: Final = timedelta(milliseconds=500)
+# A few thousand changes are then taken back in several transactions, as millions are in production.
+UNDO_BATCH: Final = 1_000
 PR_SET_PDEATHSIG: Final = 1
 
 
@@ -114,6 +116,7 @@ def make_places() -> None:
     ledger.enter = after(ledger.enter, lambda *_: "ledger row entered")  # type: ignore[assignment]
     copy.copy_partition = after(copy.copy_partition, lambda *_, **__: "after COMMIT")  # type: ignore[assignment]
     sequences._move = before(sequences._move, "sequence remembered")  # type: ignore[assignment]
+    make_places_in_merges()
     chain.append = after(  # type: ignore[assignment]
         chain.append, lambda connection, run_id, key, *_: of_key(key)
     )
@@ -126,6 +129,17 @@ def make_places() -> None:
             await reach("in the middle of COPY")
 
     stream.Stream._chunks = in_the_copy  # type: ignore[method-assign]
+
+
+def make_places_in_merges() -> None:
+    """What writes to tables that have rows already, and what takes that back."""
+    merge.merge_partition = after(merge.merge_partition, lambda *_, **__: "after COMMIT")  # type: ignore[assignment]
+    changing = before(merge.change_rows, "rows staged")
+    merge.change_rows = after(changing, lambda *_, **__: "rows merged")  # type: ignore[assignment]
+    batch = before(undo._batch, "undo batch begun")
+    undo._batch = after(batch, lambda *_: "undo batch done")  # type: ignore[assignment]
+    undo._decide = after(undo._decide, lambda *_: "undo batch planned")  # type: ignore[assignment]
+    undo._finish = before(undo._finish, "undo log empty")  # type: ignore[assignment]
 
 
 def before(function: Callable[..., Awaitable[Any]], place: str) -> Callable[..., Awaitable[Any]]:
@@ -163,8 +177,17 @@ def shorten_timers() -> None:
         options["retry_policy"].initial_interval = FIRST_PAUSE
         options["retry_policy"].maximum_interval = LONGEST_PAUSE
     context.SECONDS_BETWEEN_BEATS = 0.5  # type: ignore[misc]
-    quick = functools.partial(Worker, sticky_queue_schedule_to_start_timeout=STICKY)
-    worker.Worker = lambda *args, **given: quick(*args, **(given | quick.keywords))  # type: ignore[attr-defined, assignment]
+    undo.BATCH = UNDO_BATCH  # type: ignore[misc]
+    worker.Worker = quick  # type: ignore[attr-defined, assignment]
+
+
+def quick(*args: Any, **given: Any) -> Worker:
+    """The SDK's worker, with what is shorter or less here."""
+    given["sticky_queue_schedule_to_start_timeout"] = STICKY
+    if os.environ.get("KNARR_FEW_POLLS"):
+        # Two are the least of workflow tasks: one on the worker's own queue, one on that of all.
+        given |= {"max_concurrent_workflow_task_polls": 2, "max_concurrent_activity_task_polls": 1}
+    return Worker(*args, **given)
 
 
 async def work() -> int:

@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on demand: cuts, delays, goes silent, or resets just after a COMMIT went through.
+"""A TCP proxy that fails on demand: cuts, delays, goes silent, loses bytes, or resets just after a COMMIT went through.
 
 It runs in a thread with a loop of its own, so that a test that blocks does not slow it. A proxy that goes silent is
 not a dropped packet: this machine's kernel still answers keepalives (research/reliability.md, M6), so it is like a peer
@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 CHUNK: Final = 65_536
@@ -19,6 +19,9 @@ RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
 # What asyncpg sends to begin a COPY into a table, and to commit.
 COPY_IN: Final = b"FROM STDIN"
 COMMIT: Final = b"COMMIT;"
+
+Way = Literal["there", "back"]
+BOTH_WAYS: Final[frozenset[Way]] = frozenset({"there", "back"})
 
 
 @dataclass(eq=False)
@@ -28,7 +31,9 @@ class Pipe:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     silent: bool = False
-    copied: bool = False
+    swallows: frozenset[Way] = frozenset()
+    swallowed: int = 0
+    wrote: bool = False
     passed: int = 0
     tail: bytes = b""
 
@@ -52,6 +57,9 @@ class Proxy:
     refusing: bool = False
     resets_left: int = 0
     resets_done: int = 0
+    resets_after: bytes = COPY_IN
+    swallows: frozenset[Way] = frozenset()
+    swallowed: int = 0
     cut_after: int = 0
     opened: int = 0
     _pipes: set[Pipe] = field(default_factory=set)
@@ -96,6 +104,28 @@ class Proxy:
 
         self._call(resume)
 
+    def swallow(self, ways: frozenset[Way] = BOTH_WAYS, *, new_ones: bool = True) -> None:
+        """A black hole: what comes is taken and lost, on the connections that are open and on new ones; none closes."""
+
+        def open_hole() -> None:
+            self.swallows = ways if new_ones else frozenset()
+            for pipe in self._pipes:
+                pipe.swallows = ways
+
+        self._call(open_hole)
+
+    def release(self) -> None:
+        """The hole closes: a connection that lost bytes is reset, since nothing can give them back; others go on."""
+
+        def close_hole() -> None:
+            self.swallows = frozenset()
+            for pipe in list(self._pipes):
+                pipe.swallows = frozenset()
+                if pipe.swallowed:
+                    pipe.reset()
+
+        self._call(close_hole)
+
     def _call(self, function: Callable[[], object]) -> None:
         done = threading.Event()
 
@@ -137,12 +167,12 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        pipe = Pipe(writer, server_writer)
+        pipe = Pipe(writer, server_writer, swallows=self.swallows)
         self._pipes.add(pipe)
         self.opened += 1
         ways = [
-            asyncio.create_task(self._forward(pipe, reader, server_writer, from_client=True)),
-            asyncio.create_task(self._forward(pipe, server_reader, writer, from_client=False)),
+            asyncio.create_task(self._forward(pipe, reader, server_writer, "there")),
+            asyncio.create_task(self._forward(pipe, server_reader, writer, "back")),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -153,19 +183,21 @@ class Proxy:
                 end.close()
             self._pipes.discard(pipe)
 
-    async def _forward(
-        self, pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
-    ) -> None:
+    async def _forward(self, pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
         try:
             while chunk := await reader.read(CHUNK):
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 while (pipe.silent or self.silent) and not self._stop.is_set():
                     await asyncio.sleep(0.02)
+                if way in pipe.swallows:
+                    pipe.swallowed += len(chunk)
+                    self.swallowed += len(chunk)
+                    continue
                 writer.write(chunk)
                 await writer.drain()
                 pipe.passed += len(chunk)
-                if from_client and self._commits(pipe, chunk):
+                if way == "there" and self._commits(pipe, chunk):
                     # The server has the COMMIT by now; its answer never arrives.
                     await asyncio.sleep(0.05)
                     self.resets_left -= 1
@@ -180,14 +212,14 @@ class Proxy:
             return
 
     def _commits(self, pipe: Pipe, chunk: bytes) -> bool:
-        """Whether a transaction that copied rows commits with this chunk, and is to be reset."""
+        """Whether a transaction that wrote (by default: copied rows) commits with this chunk and is to be reset."""
         if self.resets_left <= 0:
             return False
         seen = pipe.tail + chunk
         pipe.tail = seen[-32:]
-        if COPY_IN in seen:
-            pipe.copied = True
-        if pipe.copied and COMMIT in seen:
-            pipe.copied = False
+        if self.resets_after in seen:
+            pipe.wrote = True
+        if pipe.wrote and COMMIT in seen:
+            pipe.wrote = False
             return True
         return False

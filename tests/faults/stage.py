@@ -133,11 +133,15 @@ class Stage:
         """The run's id."""
         return self.scene.run_id
 
-    def worker(self, place: str = "", action: str = "kill", which: int = 1, *, by: By | None = None) -> Worker:
+    def worker(
+        self, place: str = "", action: str = "kill", which: int = 1, *, by: By | None = None, few_polls: bool = False
+    ) -> Worker:
         """Starts a worker; with a place, one that is killed or held there.
 
         Args:
             by: the side and port of a proxy on the worker's way.
+            few_polls: it asks for one task of a kind at a time. Each task that a frozen worker's open polls are given
+                is lost until it times out, so that five polls cost half a minute.
         """
         marks = self.folder / f"worker-{len(self.workers)}"
         marks.mkdir()
@@ -151,6 +155,8 @@ class Stage:
             "KNARR_METRICS_PORT": "0",
             "TEMPORAL_ADDRESS": self.scene.client.service_client.config.target_host,
         }
+        if few_polls:
+            environment["KNARR_FEW_POLLS"] = "yes"
         if place:
             environment |= {"KNARR_FAULT": f"{place}|{action}|{which}", "KNARR_FAULT_FOLDER": str(marks)}
         worker = Worker(self.nursery.fork(environment, self.folder / f"worker-{len(self.workers)}.log"), marks)
@@ -225,6 +231,7 @@ class Theatre:
         client: Client | None = None,
         own_source: bool = False,
         template: bool = True,
+        rows_may_move: bool = False,
     ) -> AsyncIterator[Stage]:
         """A stage for one case.
 
@@ -233,6 +240,7 @@ class Theatre:
                 the case's own, made from nothing, and so must not play beside others.
             own_source: the case changes the source later on.
             template: False for an empty target.
+            rows_may_move: the run changes rows that are there, so that they lie in another order once it is undone.
         """
         number = next(_numbers)
         source_name, database = self.source_name, f"case_{number}"
@@ -246,12 +254,12 @@ class Theatre:
         target_dsn = self.target.dsn(database)
         if target:
             await run_script(target_dsn, target)
-        before = await oracle.Before.now(
-            source_dsn,
-            target_dsn,
-            lambda: self.source.pg_dump(source_name),
-            lambda: self.target.pg_dump(database, DISCARDED),
-        )
+
+        def dump_target() -> str:
+            dump = self.target.pg_dump(database, DISCARDED)
+            return oracle.in_order(dump) if rows_may_move else dump
+
+        before = await oracle.Before.now(source_dsn, target_dsn, lambda: self.source.pg_dump(source_name), dump_target)
         scene = Scene(source_dsn, target_dsn, client or self.client)
         mine = folder / f"case-{number}"
         mine.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from temporalio.client import WorkflowHandle
 
 from tests.faults import oracle
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import BOTH_WAYS, Proxy, Way
 from tests.faults.record import recorded
 from tests.faults.shop import PLAN
 from tests.faults.stage import Side, Stage, Theatre, play
@@ -115,6 +115,51 @@ async def test_an_abort_over_a_half_open_connection(theatre: Theatre, tmp_path: 
     with recorded(f"connections to the {side} half-open for good in mid COPY, then abort", must) as case:
         async with theatre.stage(tmp_path) as stage:
             case.violations += await half_open(stage, side, abort=True)
+
+
+@pytest.mark.parametrize("side", [pytest.param("source", marks=pytest.mark.slow), "target"])
+async def test_a_black_hole_that_closes(theatre: Theatre, tmp_path: Path, side: Side) -> None:
+    fault = f"all bytes to and from the {side} lost for 6 s in mid COPY, on open and new connections (black hole)"
+    with recorded(fault, COMPLETE) as case:
+        async with theatre.stage(tmp_path) as stage:
+            with Proxy(stage.dsn(side)) as proxy:
+
+                async def lose(handle: WorkflowHandle[Any, Any]) -> None:
+                    worker = stage.worker(HELD, "hold", by=(side, proxy.port))
+                    await worker.until_reached()
+                    proxy.swallow()
+                    worker.go()
+                    await asyncio.sleep(6)
+                    proxy.release()
+
+                case.violations += await play(stage, act=lose)
+                case.note = f"{proxy.swallowed:,} bytes lost"
+                assert proxy.swallowed, "nothing was lost: the case proves nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ways", [frozenset({"there"}), frozenset({"back"}), BOTH_WAYS], ids=["there", "back", "both"])
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_an_abort_over_a_black_hole(theatre: Theatre, tmp_path: Path, side: Side, ways: frozenset[Way]) -> None:
+    must = f"an abort ends within 60 s although the open connections stay as good as dead; {BACK}"
+    with recorded(f"bytes to or from the {side} lost for good in mid COPY (black hole), then abort", must) as case:
+        async with theatre.stage(tmp_path) as stage:
+            with Proxy(stage.dsn(side)) as proxy:
+
+                async def lose(handle: WorkflowHandle[Any, Any]) -> None:
+                    worker = stage.worker(HELD, "hold", by=(side, proxy.port))
+                    await worker.until_reached()
+                    proxy.swallow(ways, new_ones=False)
+                    worker.go()
+                    await asyncio.sleep(2)
+                    await stage.scene.order(handle, "abort")
+                    outcome, _ = await stage.ended(handle, 60)
+                    assert outcome == "aborted"
+                    proxy.release()
+
+                case.violations += await play(stage, act=lose, wanted="aborted")
+                case.note = f"lost on the way {' and '.join(sorted(ways))}"
+                assert proxy.swallowed, "nothing was lost: the case proves nothing"
 
 
 async def test_a_reset_just_after_each_commit_went_through(theatre: Theatre, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The worker is killed, again and again; the run ends as if it never had been."""
 
 import asyncio
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, Wor
 
 from knarr.local.cluster import Cluster
 from tests.faults.processes import WorkerProcess
+from tests.faults.record import SEED, recorded
 from tests.saga.scene import PLAN, Scene, run_script
 from tests.saga.test_whole_run import dump
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS = 10
-SEED = int(os.environ.get("KNARR_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 
 # Enough rows that a run lasts for ten lives of a worker.
 MORE = (
@@ -57,57 +56,73 @@ async def kill_again_and_again(scene: Scene, handle: WorkflowHandle[Any, Any], l
 
 
 async def test_a_run_whose_worker_is_killed_ten_times_ends_complete_and_equal(scene: Scene, tmp_path: Path) -> None:
-    print(f"seed {SEED}")
-    await run_script(scene.source_dsn, MORE)
-    handle = await scene.start(SMALL_PARTITIONS)
-    kills = await kill_again_and_again(scene, handle, tmp_path / "worker.log", random.Random(SEED))
-    assert kills == KILLS, "the run ended before it was killed often enough: make it longer"
-    status = await handle.result()
-    assert status.state == "completed"
-    assert await scene.in_target(CONTENT) == await scene.in_source(EXPECTED)
-    partitions = await scene.in_target("SELECT count(*) FROM knarr.partition")
-    assert await scene.in_target("SELECT count(*) FROM knarr.ledger") == partitions
-    assert await scene.in_target("SELECT sum(rows) FROM knarr.ledger") == 402_000
+    with recorded(
+        "worker.py SIGKILLed at random moments of one run, timers as in production",
+        "the run completes; target complete and equal, each partition once",
+        seed=SEED,
+    ) as case:
+        case.tried = KILLS
+        print(f"seed {SEED}")
+        await run_script(scene.source_dsn, MORE)
+        handle = await scene.start(SMALL_PARTITIONS)
+        kills = await kill_again_and_again(scene, handle, tmp_path / "worker.log", random.Random(SEED))
+        assert kills == KILLS, "the run ended before it was killed often enough: make it longer"
+        status = await handle.result()
+        assert status.state == "completed"
+        assert await scene.in_target(CONTENT) == await scene.in_source(EXPECTED)
+        partitions = await scene.in_target("SELECT count(*) FROM knarr.partition")
+        assert await scene.in_target("SELECT count(*) FROM knarr.ledger") == partitions
+        assert await scene.in_target("SELECT sum(rows) FROM knarr.ledger") == 402_000
 
 
 async def test_an_abort_whose_worker_is_killed_ten_times_leaves_the_target_as_before(
     scene: Scene, second_cluster: Cluster, tmp_path: Path
 ) -> None:
-    print(f"seed {SEED}")
-    await run_script(scene.source_dsn, MORE)
-    before = dump(second_cluster, scene.target_dsn)
-    handle = await scene.start(SMALL_PARTITIONS, pause_before=["verify"])
-    worker = WorkerProcess(scene, tmp_path / "worker.log")
-    await scene.until(handle, "paused")
-    await scene.order(handle, "abort")
-    worker.kill()
-    await kill_again_and_again(scene, handle, tmp_path / "worker.log", random.Random(SEED))
-    with pytest.raises(WorkflowFailureError):
-        await handle.result()
-    assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
-    assert dump(second_cluster, scene.target_dsn) == before
+    with recorded(
+        "worker.py SIGKILLed at random moments of one undoing, timers as in production",
+        "the target equals its dump before",
+        seed=SEED,
+    ) as case:
+        case.tried = KILLS
+        print(f"seed {SEED}")
+        await run_script(scene.source_dsn, MORE)
+        before = dump(second_cluster, scene.target_dsn)
+        handle = await scene.start(SMALL_PARTITIONS, pause_before=["verify"])
+        worker = WorkerProcess(scene, tmp_path / "worker.log")
+        await scene.until(handle, "paused")
+        await scene.order(handle, "abort")
+        worker.kill()
+        await kill_again_and_again(scene, handle, tmp_path / "worker.log", random.Random(SEED))
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
+        assert dump(second_cluster, scene.target_dsn) == before
 
 
 async def test_a_frozen_worker_that_wakes_up_adds_nothing(
     scene: Scene, second_cluster: Cluster, tmp_path: Path
 ) -> None:
-    await run_script(scene.source_dsn, MORE)
-    before = dump(second_cluster, scene.target_dsn)
-    handle = await scene.start(SMALL_PARTITIONS)
-    frozen = WorkerProcess(scene, tmp_path / "frozen.log")
-    while not await scene.in_target("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY %shop%order%'"):
-        await asyncio.sleep(0.02)
-    frozen.freeze()
-    worker = WorkerProcess(scene, tmp_path / "worker.log")
-    try:
-        async with asyncio.timeout(200):
-            await scene.order(handle, "abort")
-            while await is_running(handle):
-                await asyncio.sleep(0.5)
-        frozen.wake()
-        await asyncio.sleep(5)
-    finally:
-        frozen.kill()
-        worker.kill()
-    assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
-    assert dump(second_cluster, scene.target_dsn) == before
+    with recorded(
+        "worker.py SIGSTOPped in mid COPY, run aborted, then woken, timers as in production",
+        "the target equals its dump before",
+    ):
+        await run_script(scene.source_dsn, MORE)
+        before = dump(second_cluster, scene.target_dsn)
+        handle = await scene.start(SMALL_PARTITIONS)
+        frozen = WorkerProcess(scene, tmp_path / "frozen.log")
+        while not await scene.in_target("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY %shop%order%'"):
+            await asyncio.sleep(0.02)
+        frozen.freeze()
+        worker = WorkerProcess(scene, tmp_path / "worker.log")
+        try:
+            async with asyncio.timeout(200):
+                await scene.order(handle, "abort")
+                while await is_running(handle):
+                    await asyncio.sleep(0.5)
+            frozen.wake()
+            await asyncio.sleep(5)
+        finally:
+            frozen.kill()
+            worker.kill()
+        assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
+        assert dump(second_cluster, scene.target_dsn) == before

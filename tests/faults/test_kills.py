@@ -1,14 +1,15 @@
 """A worker is killed at every boundary of every step, forward and back; the run ends as if it never had been."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 
 from tests.faults import oracle
 from tests.faults.record import LONG, Case, recorded
-from tests.faults.shop import KEPT_OPEN, PLAN
+from tests.faults.shop import KEEPING, PLAN
 from tests.faults.stage import Stage, Theatre
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -86,24 +87,18 @@ EVERY: Final = [
     *[Kill(f"{when} {name}", 2, "aborted") for name in ("remove_rows", "drop_keys") for when in ("before", "after")],
     *WITHIN,
 ]
+# As many as run at once; a merge's two are in test_merges.
 SHORT: Final = [
-    Kill("after claim_target"),
-    Kill("before create_tables"),
     Kill("in the middle of COPY", 2),
-    Kill("audited copy", 2),
     Kill("after COMMIT", 2),
-    Kill("audited step build"),
-    Kill("after conclude_verification"),
     Kill("after raise_epoch", 1, "aborted"),
     Kill("audited remove", 1, "aborted"),
-    Kill("audited drop", 5, "aborted"),
-    Kill("after release_target", 1, "aborted"),
 ]
 
 
-async def killed_once(stage: Stage, kill: Kill) -> list[str]:
+async def killed_once(stage: Stage, kill: Kill, plan: dict[str, Any] = PLAN, **judged: Any) -> list[str]:
     """A run whose worker dies at the place; another worker follows at once."""
-    handle = await stage.scene.start(PLAN if kill.wanted == "completed" else KEPT_OPEN)
+    handle = await stage.scene.start(plan if kill.wanted == "completed" else plan | KEEPING)
     worker = stage.worker(kill.place, "kill", kill.which)
     if kill.wanted == "aborted":
         await stage.scene.until(handle, "kept open")
@@ -114,25 +109,38 @@ async def killed_once(stage: Stage, kill: Kill) -> list[str]:
         return [f"the worker never came to {kill.place!r}: the case proves nothing"]
     stage.worker()
     outcome, _ = await stage.ended(handle)
-    return await stage.judge(outcome, kill.wanted)
+    return await stage.judge(outcome, kill.wanted, **judged)
 
 
-async def test_a_worker_killed_at_any_boundary_changes_nothing(theatre: Theatre, tmp_path: Path) -> None:
+async def killed_at_each(
+    kills: Sequence[Kill], fault: Callable[[Kill], str], play_one: Callable[[Kill], Awaitable[list[str]]]
+) -> list[str]:
+    """A case for each place, several at once, each recorded; tells of those that did not hold."""
     seats = asyncio.Semaphore(AT_ONCE)
     failed: list[str] = []
 
     async def one(kill: Kill) -> None:
-        way = "forward" if kill.wanted == "completed" else "undoing"
         async with seats:
             try:
-                with recorded(f"worker SIGKILL, {way}", MUST) as case:
+                with recorded(fault(kill), MUST) as case:
                     case.note = f"{kill.place}, {kill.which}"
-                    async with theatre.stage(tmp_path) as stage:
-                        case.violations += await killed_once(stage, kill)
+                    case.violations += await play_one(kill)
             except Exception as error:
                 failed.append(f"{kill}: {type(error).__name__}: {error}")
 
-    await asyncio.gather(*[one(kill) for kill in (EVERY if LONG else SHORT)])
+    await asyncio.gather(*[one(kill) for kill in kills])
+    return failed
+
+
+async def test_a_worker_killed_at_any_boundary_changes_nothing(theatre: Theatre, tmp_path: Path) -> None:
+    def fault(kill: Kill) -> str:
+        return f"worker SIGKILL, {'forward' if kill.wanted == 'completed' else 'undoing'}"
+
+    async def play_one(kill: Kill) -> list[str]:
+        async with theatre.stage(tmp_path) as stage:
+            return await killed_once(stage, kill)
+
+    failed = await killed_at_each(EVERY if LONG else SHORT, fault, play_one)
     assert not failed, "\n".join(failed)
 
 

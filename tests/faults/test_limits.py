@@ -1,10 +1,6 @@
 """The target is short of something: time, a lock, room on its disk."""
 
 import asyncio
-import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +8,11 @@ import asyncpg
 import pytest
 from temporalio.client import WorkflowHandle
 
-from knarr.local.account import service_account
-from knarr.local.cluster import Cluster
 from tests.faults import oracle
+from tests.faults.disk import small_disk, until_full
 from tests.faults.record import not_possible, recorded
 from tests.faults.shop import PLAN
 from tests.faults.stage import Stage, Theatre, play
-from tests.servers import new_folder
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -120,74 +114,6 @@ async def test_a_deadlock_with_another_session(theatre: Theatre, tmp_path: Path)
                 case.violations.append("the server saw no deadlock: the case proves nothing")
 
 
-class Disk:
-    """A small file system of its own, and a tablespace on it that a database makes its tables in."""
-
-    def __init__(self, folder: Path, server: Cluster, name: str) -> None:
-        self.folder = folder
-        self._server = server
-        self._name = name
-
-    def grow(self, size: str) -> None:
-        """Changes how much fits."""
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
-
-    def fill(self) -> None:
-        """Leaves no byte free."""
-        with opened(self.folder / "filler") as file:
-            try:
-                while True:
-                    os.write(file, bytes(4096))
-            except OSError:
-                return
-
-    def empty(self) -> None:
-        """Takes the filler away."""
-        (self.folder / "filler").unlink(missing_ok=True)
-
-    def use(self, database: str) -> None:
-        """From now on the database's new tables go here."""
-        self._server.psql(f"ALTER DATABASE {database} SET default_tablespace = '{self._name}';")
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """An open file's number; unbuffered, so that a full disk is noticed where it is met."""
-    number = os.open(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        yield number
-    finally:
-        os.close(number)
-
-
-@contextmanager
-def small_disk(server: Cluster, name: str, size: str) -> Iterator[Disk | str]:
-    """A disk of this size, or the reason why this machine gives none."""
-    folder = new_folder() / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        folder.rmdir()
-        yield f"mounting a tmpfs is refused ({mounted.stderr.strip()})"
-        return
-    try:
-        place = folder / "space"
-        place.mkdir(mode=0o700)
-        if account := service_account():
-            os.chown(place, account.uid, account.gid)
-        server.psql(f"CREATE TABLESPACE {name} LOCATION '{place}';")
-        try:
-            yield Disk(folder, server, name)
-        finally:
-            server.psql(f"DROP TABLESPACE {name};")
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-        folder.rmdir()
-        folder.parent.rmdir()
-
-
 @pytest.mark.slow
 async def test_the_disk_is_full_while_copying_and_then_is_not(theatre: Theatre, tmp_path: Path) -> None:
     fault = "ENOSPC on the target's tablespace while copying, room made after 4 s"
@@ -258,11 +184,3 @@ async def test_a_disk_too_full_for_the_trail_waits_for_a_person(theatre: Theatre
                         await stage.scene.order(handle, "retry")
 
                 case.violations += await play(stage, act=fill, wanted="aborted")
-
-
-async def until_full(server: Cluster) -> None:
-    """Waits until the server has said, after this moment, that its disk is full."""
-    start = len(server.log.read_bytes())
-    async with asyncio.timeout(60):
-        while b"No space left on device" not in server.log.read_bytes()[start:]:
-            await asyncio.sleep(0.1)

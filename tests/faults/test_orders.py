@@ -16,6 +16,7 @@ from tests.faults import oracle
 from tests.faults.record import LONG, recorded
 from tests.faults.shop import PLAN
 from tests.faults.stage import Stage, Theatre
+from tests.faults.test_kills import FORWARD
 from workflows.messages import Order
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -150,3 +151,51 @@ async def test_a_storm_of_orders(theatre: Theatre, tmp_path: Path, ending: oracl
                 worker.kill()
             case.violations += await weathered(stage, told)
             case.violations += await stage.judge(outcome, ending)
+
+
+REPORTED_LATE: Final = [
+    "after claim_target",
+    "after survey_databases",
+    "after create_tables",
+    "after copy_partitions",
+    "after build_keys",
+    "after verify_partitions",
+    "after conclude_verification",
+    "after record_checkpoint",
+]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(one, marks=() if number == 0 else pytest.mark.slow) for number, one in enumerate(REPORTED_LATE)],
+)
+async def test_an_abort_comes_when_a_step_is_done_and_not_yet_reported(
+    theatre: Theatre, tmp_path: Path, place: str
+) -> None:
+    must = "no further step forward is begun; the target equals its dump before"
+    with recorded("abort when a step is done and its result is on the way", must) as case:
+        case.note = place
+        async with theatre.stage(tmp_path) as stage:
+            handle = await stage.scene.start(PLAN)
+            worker = stage.worker(place, "hold")
+            await worker.until_reached()
+            await stage.scene.order(handle, "abort")
+            worker.go()
+            outcome, _ = await stage.ended(handle, 40)
+            begun = await begun_after_the_abort(handle)
+            case.violations += [f"begun after the abort: {begun}"] if begun else []
+            case.violations += await stage.judge(outcome, "aborted")
+
+
+async def begun_after_the_abort(handle: WorkflowHandle[Any, Any]) -> list[str]:
+    """Names of the steps forward that the run's history has after the abort was accepted."""
+    begun: list[str] = []
+    aborted = False
+    async for event in handle.fetch_history_events():
+        accepted = event.workflow_execution_update_accepted_event_attributes
+        aborted = aborted or accepted.accepted_request.input.name == "abort"
+        scheduled = event.activity_task_scheduled_event_attributes.activity_type.name
+        started = event.start_child_workflow_execution_initiated_event_attributes.workflow_type.name
+        if aborted and (started or scheduled in FORWARD):
+            begun.append(started or scheduled)
+    return begun

@@ -35,6 +35,21 @@ def test_a_newer_session_replaces_what_an_older_one_found_of_the_same_fault(tmp_
     ]
 
 
+def test_a_short_form_takes_a_long_ones_place_only_with_what_did_not_hold(tmp_path: Path) -> None:
+    path = tmp_path / "faults.jsonl"
+    short = [
+        line("kill", session="2", form="short"),
+        line("cut", session="2", form="short", held=0),
+        line("new", session="2", form="short"),
+    ]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [line("kill"), line("cut"), *short]))
+    assert [(one["fault"], one["session"], one["held"]) for one in table.read(path)] == [
+        ("kill", "1", 1),
+        ("cut", "2", 0),
+        ("new", "2", 1),
+    ]
+
+
 def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "reliability.md"
     table.write([line("kill")], page)

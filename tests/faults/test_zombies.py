@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 from temporalio.client import WorkflowHandle
 
-from tests.faults.record import recorded
+from tests.faults.record import LONG, recorded
 from tests.faults.shop import PLAN
 from tests.faults.stage import Theatre, play
 
@@ -32,7 +32,7 @@ async def test_a_worker_frozen_past_its_heartbeat_adds_nothing_when_it_wakes(
         async with theatre.stage(tmp_path) as stage:
 
             async def freeze(handle: WorkflowHandle[Any, Any]) -> None:
-                frozen = stage.worker(place, "hold")
+                frozen = stage.worker(place, "hold", few_polls=not LONG)
                 await frozen.until_reached()
                 frozen.freeze()
                 frozen.go()

@@ -10,6 +10,7 @@ from knarr.plan.resolved import Partition, ResolvedColumn, ResolvedMapping
 from knarr.postgres import before, lease
 from knarr.postgres.copy import CopyJob, CopyOutcome
 from knarr.postgres.merge import merge_partition
+from knarr.postgres.repair import Repaired, repair_partition
 from knarr.postgres.session import Connection
 from knarr.postgres.undo import Undone, undo_phase
 from knarr.postgres.undo_sql import ChangedSince
@@ -30,6 +31,31 @@ SELECT n, CASE WHEN n BETWEEN 51 AND 75 THEN 'new ' ELSE 'old ' END || n,
        CASE WHEN n BETWEEN 51 AND 75 THEN CASE WHEN n % 5 = 0 THEN NULL ELSE n END ELSE n + 0.50 END, 'theirs'
   FROM generate_series(1, 100) AS n;
 SELECT setval('public.taken_id_seq', 100);
+"""
+
+BOOKED = """
+SELECT l.phase, sum(l.inserted)::bigint AS inserted, sum(l.updated)::bigint AS updated,
+       sum(l.deleted)::bigint AS deleted
+  FROM knarr.ledger AS l GROUP BY 1
+"""
+LOGGED = """
+SELECT phase, count(*) FILTER (WHERE operation = 'insert') AS inserted,
+       count(*) FILTER (WHERE operation = 'update') AS updated, count(*) FILTER (WHERE operation = 'delete') AS deleted
+  FROM knarr.undo GROUP BY 1
+"""
+# Entries that don't say what the row is, where none of a later phase says more; and keys with two of one phase.
+UNTRUE = """
+SELECT u.key, u.phase, u.operation, t::text
+  FROM knarr.undo AS u
+  LEFT JOIN public.taken AS t ON t.id = u.key[1]::numeric
+ WHERE u.left_hash IS DISTINCT FROM hashtextextended(t::text COLLATE "C", 0)
+   AND NOT EXISTS (SELECT FROM knarr.undo AS v WHERE v.key = u.key AND v.sequence > u.sequence)
+UNION ALL
+SELECT key, phase, count(*)::text, '' FROM knarr.undo GROUP BY 1, 2 HAVING count(*) > 1
+"""
+CHANGE_BOOKED = "SELECT coalesce(sum(checksum_change), 0) FROM knarr.ledger"
+CHANGE_LOGGED = """
+SELECT coalesce(sum(left_hash), 0) - coalesce(sum(hashtextextended(before COLLATE "C", 0)), 0) FROM knarr.undo
 """
 
 
@@ -89,6 +115,13 @@ class Occupied:
             self.run.source, target or self.target, job, lambda rows, size: None, reconnect=self.run.reconnect
         )
 
+    async def repair(self, item: ResolvedMapping, *, phase: str = "", round: int = 1, **changes: object) -> Repaired:
+        """Repairs one partition (the whole, unless said otherwise) after a round of verification."""
+        job = self.run.job(item, phase=phase or self.phases[-1], phase_order=self.phases, **changes)
+        return await repair_partition(
+            self.run.source, self.target, job, round, lambda rows, size: None, reconnect=self.run.reconnect
+        )
+
     async def undo(
         self, item: ResolvedMapping, *, phase: str = "", changed_since: ChangedSince = "stop", raised: bool = True,
         connection: Connection | None = None, on_progress: Callable[[int], None] = lambda entries: None,
@@ -120,3 +153,23 @@ class Occupied:
         """How many entries of each kind the undo log has."""
         rows = await self.target.fetch("SELECT operation, count(*) AS n FROM knarr.undo GROUP BY 1")
         return {row["operation"]: row["n"] for row in rows}
+
+    async def somebody(self, script: str) -> None:
+        """Changes the target as anybody may."""
+        async with self.run.reconnect() as connection:
+            await connection.execute(script)
+
+    async def as_the_source(self) -> bool:
+        """Whether every row of the source is in the target."""
+        query = "SELECT id::bigint, name, score FROM public.given ORDER BY 1"
+        given = [tuple(row) for row in await self.run.source.fetch(query)]
+        theirs = {row[0]: row for row in await self.rows("id, name, score")}
+        return given == [theirs.get(row[0]) for row in given]
+
+    async def in_balance(self) -> bool:
+        """Whether undo log, ledger and rows say the same."""
+        booked = {tuple(row) for row in await self.target.fetch(BOOKED) if any(tuple(row)[1:])}
+        logged = {tuple(row) for row in await self.target.fetch(LOGGED)}
+        change, summed = await self.target.fetchval(CHANGE_BOOKED), await self.target.fetchval(CHANGE_LOGGED)
+        untrue = await self.target.fetch(UNTRUE)
+        return (booked, change) == (logged, summed) and not untrue

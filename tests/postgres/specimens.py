@@ -93,6 +93,13 @@ async def gone(connection: Connection, application_name: str, *, within: float =
     return False
 
 
+async def dsn_of(connection: Connection) -> str:
+    """The address of a connection's own database, with its password."""
+    parameters = connection._params  # type: ignore[attr-defined]
+    host, port = connection._addr  # type: ignore[attr-defined]
+    return f"postgresql://{parameters.user}:{parameters.password}@{host}:{port}/{parameters.database}?sslmode=disable"
+
+
 WHOLE = Partition(mapping=0, number=0, lower=None, upper=None, estimated_rows=0)
 
 

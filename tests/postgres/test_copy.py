@@ -6,7 +6,8 @@ from knarr.audit import chain
 from knarr.errors import DataError, LostLease, PlanError
 from knarr.plan.resolved import Partition
 from knarr.postgres import lease, ledger
-from tests.postgres.specimens import Run, column, mapping
+from knarr.postgres.session import connect
+from tests.postgres.specimens import Run, column, dsn_of, mapping
 
 TYPES = {
     "a": "integer", "b": "bigint", "c": "smallint", "d": "numeric(20,5)", "e": "double precision", "f": "text",
@@ -162,11 +163,46 @@ async def test_a_row_that_the_target_refuses_stops_the_copy_and_leaves_nothing(r
 
     assert refused.value.sqlstate == "23514"
     assert "copying public.taken, phase all, partition 1: writing on the target" in str(refused.value)
-    assert "777" in str(refused.value)
+    assert 'violates check constraint "taken_id_check"' in str(refused.value)
+    assert "COPY taken, line 777" in str(refused.value)
+    assert "777," not in str(refused.value)
+    assert "Failing row contains (777, " in refused.value.detail
     check = await run.open("check")
     assert await check.fetchval("SELECT count(*) FROM public.taken") == 0
     assert await check.fetchval("SELECT count(*) FROM knarr.ledger") == 0
     assert [entry.kind for entry in await chain.read(check, run.run_id)] == ["run started"]
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
+@pytest.mark.parametrize(
+    ("poison", "sqlstate", "found"),
+    [
+        ("UPDATE public.given SET name = NULL WHERE id = 777", "23502", [(777,)]),
+        ("INSERT INTO public.given VALUES (777, 'b')", "23505", [(777, 2)]),
+        ("UPDATE public.given SET name = repeat('x', 61) WHERE id = 777", "22001", [(777,)]),
+    ],
+)
+async def test_a_poisoned_row_is_not_told_but_found_by_the_query_that_is(
+    poison: str, sqlstate: str, found: list[tuple[object, ...]], binary: bool, run: Run
+) -> None:
+    await make(run, rows=1000)
+    await run.source.execute(poison)
+    await run.target.execute(
+        "ALTER TABLE public.taken ADD PRIMARY KEY (id), ALTER name SET NOT NULL, ALTER name TYPE varchar(60)"
+    )
+    columns = [column("id", "integer"), column("name", "character varying(60)", source_type="text")]
+    item = mapping(columns, key=["id"], binary=binary, where="t.id > 0")
+    await run.store(item)
+
+    with pytest.raises(DataError) as refused:
+        await run.copy(run.job(item))
+
+    assert refused.value.sqlstate == sqlstate
+    assert "777" not in str(refused.value).replace("line 777", "")
+    query = refused.value.hint.partition("this finds the rows: ")[2]
+    other = await connect(await dsn_of(run.source), application_name="somebody on duty")
+    assert [tuple(row) for row in await other.fetch(query)] == found
+    await other.close()
 
 
 async def test_a_value_that_is_too_long_is_refused_and_not_cut(run: Run) -> None:

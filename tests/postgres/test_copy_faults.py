@@ -12,7 +12,7 @@ from knarr.errors import DataError, KnarrError, LostLease, TransientError
 from knarr.postgres import lease, stream
 from knarr.postgres.session import Connection, Pools, connect
 from knarr.settings import Connections, Settings
-from tests.postgres.specimens import Run, column, gone, mapping
+from tests.postgres.specimens import Run, column, dsn_of, gone, mapping
 
 ROWS = 20_000
 # Sleeps a little now and then, two seconds in all, so that a test can act in the middle.
@@ -68,13 +68,6 @@ async def disturbed(
     took = time.monotonic() - started
     await source.close()
     return error, took
-
-
-async def dsn_of(connection: Connection) -> str:
-    """The address of a connection's own database, with its password."""
-    parameters = connection._params  # type: ignore[attr-defined]
-    host, port = connection._addr  # type: ignore[attr-defined]
-    return f"postgresql://{parameters.user}:{parameters.password}@{host}:{port}/{parameters.database}?sslmode=disable"
 
 
 async def nothing_is_there(run: Run) -> bool:

@@ -187,7 +187,7 @@ async def test_a_key_that_comes_twice_is_a_finding(occupied: Occupied) -> None:
     item = merging(columns=[column("id", "bigint", expression="t.id / 2", source_type="integer")])
     await occupied.prepare(item)
 
-    with pytest.raises(DataError, match=r"Key \(id\)=\(\d+\) is duplicated"):
+    with pytest.raises(DataError, match=r"Key \(id\) is duplicated"):
         await occupied.move(item)
 
 

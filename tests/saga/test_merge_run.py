@@ -211,3 +211,35 @@ async def test_a_checkpoint_keeps_the_canary_and_the_rest_is_merged_again(shop: 
             await handle.result()
 
     assert dump(second_cluster, shop) == before
+
+
+async def test_a_repaired_merge_is_sealed_and_can_still_be_taken_back(shop: Scene, second_cluster: Cluster) -> None:
+    before = dump(second_cluster, shop)
+    async with shop.worker():
+        handle = await shop.start(KEPT | {"verification": {"on_difference": "repair"}}, pause_before=["verify"])
+        await shop.until(handle, "paused")
+        await run_script(
+            shop.target_dsn,
+            'UPDATE shop."order" SET total = total + 1 WHERE id IN (4711, 12000);'
+            'DELETE FROM shop."order" WHERE id = 15000;'
+            "UPDATE shop.customer SET name = 'somebody' WHERE id IN (5, 1005)",
+        )
+        await shop.order(handle, "resume")
+        status = await shop.until(handle, "kept open")
+        assert status.verdict is not None
+        assert status.verdict.passed
+        assert await shop.in_target("SELECT array_agg(passed::text ORDER BY round) FROM knarr.verdict") == [
+            "false",
+            "true",
+        ]
+        names = "SELECT array_agg(name ORDER BY id) FROM shop.customer WHERE id IN (5, 1005)"
+        assert await shop.in_target(names) == ["customer 5", "customer 1005"]
+        assert await shop.in_target("SELECT count(*) FROM knarr.undo") == 22_000
+        await shop.order(handle, "rollback", "the shop's people changed their minds")
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "MigrationRolledBack"
+    assert dump(second_cluster, shop) == before
+    assert await shop.in_target("SELECT count(*) FROM knarr.undo") == 0

@@ -9,7 +9,18 @@ from click.testing import CliRunner
 
 from starter.cli import COMMANDS, cli
 
-HEAVY = {"temporalio", "asyncpg", "pydantic", "pydantic_core", "rich", "yaml", "jinja2", "structlog"}
+HEAVY = {
+    "asyncio",
+    "logging",
+    "temporalio",
+    "asyncpg",
+    "pydantic",
+    "pydantic_core",
+    "rich",
+    "yaml",
+    "jinja2",
+    "structlog",
+}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]], ids=" ".join)
@@ -23,14 +34,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_help_takes_less_than_150_milliseconds() -> None:
-    def seconds() -> float:
+    def seconds(*arguments: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "starter", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # Processor time, and the best of several: what else the machine does is not ours. Measured 0.08 s.
-    assert min(seconds() for _ in range(8)) < 0.150
+    # Processor time, and the best of three: what else the machine does is not ours. On a busy one the same work takes
+    # more of it too (two threads share a core and its caches), as is seen by Python alone: usually a tenth of --help.
+    bare = min(seconds("-c", "pass") for _ in range(3))
+    assert min(seconds("-m", "starter", "--help") for _ in range(3)) < max(0.150, 15 * bare)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

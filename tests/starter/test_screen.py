@@ -100,6 +100,19 @@ def test_without_a_terminal_a_line_comes_for_a_change_and_for_each_tenth() -> No
     assert "paused" in said[-1]
 
 
+def test_without_a_terminal_what_a_run_waits_for_stands_on_a_line_of_its_own() -> None:
+    said: list[str] = []
+    seen = snapshot(250, state="paused")
+    assert seen.progress is not None
+    status = seen.progress.status.model_copy(update={"waiting_for": f"`knarr resume {RUN}`"})
+    lines = Lines(said.append)
+    for _ in range(2):
+        lines.show(replace(seen, progress=seen.progress.model_copy(update={"status": status})))
+    (text,) = said
+    assert text.splitlines()[0].endswith("250 rows")
+    assert text.splitlines()[1] == f"  waits for `knarr resume {RUN}`"
+
+
 def test_a_start_is_enough_once_the_survey_has_passed() -> None:
     nothing_yet = snapshot(0)
     assert nothing_yet.progress is not None
@@ -108,6 +121,7 @@ def test_a_start_is_enough_once_the_survey_has_passed() -> None:
     ending = started(nothing_yet)
     assert ending is not None
     assert "1 mapping, about" in ending.message
+    assert f"knarr watch {RUN}" in ending.message
 
 
 def test_a_mapping_that_was_taken_back_does_not_look_copied() -> None:

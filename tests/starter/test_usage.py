@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from knarr.plan.load import load_plan, parse_plan
+from knarr.plan.load import load_plan
 from starter.cli import cli
 from starter.exits import Exit
 from starter.places import Places
@@ -54,6 +54,26 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert result.exit_code == Exit.USAGE
     assert "error: No such command 'lunch'" in result.stderr
     assert "next: knarr --help" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("staus", "Did you mean one of: 'pause', 'start', 'status'?"),
+        ("rollbak", "Did you mean 'rollback'?"),
+        ("resum", "Did you mean 'resume'?"),
+        ("status --jsn", "Did you mean '--json'?"),
+        ("verify --sincelast", "Did you mean '--since-last'?"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_answered_with_the_right_one(typed: str, meant: str) -> None:
+    result = knarr(*typed.split())
+    assert result.exit_code == Exit.USAGE
+    assert meant in result.stderr
+
+
+def test_a_word_that_is_like_no_other_is_not_guessed_at() -> None:
+    assert "Did you mean" not in knarr("xyzzy").stderr
 
 
 def test_an_unknown_option_is_a_usage_error_with_a_document() -> None:
@@ -173,13 +193,6 @@ def test_the_schema_can_go_to_a_file() -> None:
     result = knarr("schema", "-o", "plan.schema.json", "--json")
     assert document(result)["file"] == "plan.schema.json"
     assert "mappings" in Path("plan.schema.json").read_text()
-
-
-def test_the_plan_that_the_readme_explains_is_a_plan() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    text = readme.split("```yaml\n", 1)[1].split("```", 1)[0]
-    loaded = parse_plan(text, Path("README.md"))
-    assert [mapping.target for mapping in loaded.plan.mappings] == ["shop.order", "archive.*"]
 
 
 @pytest.mark.parametrize("example", ["tpch/shop.yaml", "chinook/chinook.yaml"])

@@ -4,6 +4,8 @@ import asyncio
 import json
 import sys
 import urllib.parse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,9 +24,11 @@ Tab = Literal["timeline", "history", "relationships", "pending-activities", "use
 class Album:
     """Takes pictures of a Temporal server's Web UI; remembers what text each shows, by the picture's name."""
 
-    def __init__(self, ui_url: str, namespace: str) -> None:
+    def __init__(self, ui_url: str, namespace: str, browser: asyncio.subprocess.Process, log: Path) -> None:
         self._pages: Final = f"{ui_url}/namespaces/{namespace}/workflows"
         self._namespace: Final = namespace
+        self._browser: Final = browser
+        self._log: Final = log
         self.texts: dict[str, str] = {}
 
     def list_of_runs(self, name: str, ready: list[str], *, configured: bool = False) -> Shot:
@@ -43,46 +47,46 @@ class Album:
         return shot(name, place, ready, framed=framed)
 
     async def take(self, *shots: Shot) -> None:
-        """Take the pictures, in a process of its own."""
-        await take(FOLDER, *shots)
+        """Take the pictures; fails with what the browser said."""
+        assert self._browser.stdin is not None
+        assert self._browser.stdout is not None
+        self._browser.stdin.write(json.dumps(shots).encode() + b"\n")
+        async with asyncio.timeout(LONGEST_SECONDS):
+            assert await self._browser.stdout.readline(), self._log.read_text()
         for each in shots:
             self.texts[each["name"]] = (FOLDER / f"{each['name']}.txt").read_text()
+
+
+@asynccontextmanager
+async def album(ui_url: str, namespace: str) -> AsyncIterator[Album]:
+    """An empty album, and the browser that fills it, in a process of its own that ends with the block."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    log = FOLDER / "browser.log"
+    with log.open("wb") as said:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.ui.shoot",
+            str(FOLDER),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=said,
+        )
+    assert process.stdin is not None
+    try:
+        yield Album(ui_url, namespace, process, log)
+        process.stdin.close()
+        async with asyncio.timeout(LONGEST_SECONDS):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def shot(
     name: str, url: str, ready: list[str], *, framed: list[str] | None = None, stored: dict[str, str] | None = None
 ) -> Shot:
-    """A picture as wide as an operator's window."""
-    return Shot(
-        name=name,
-        url=url,
-        ready=ready,
-        framed=framed or [],
-        follow="",
-        arrived="",
-        stored=stored or {},
-        colours="light",
-        width=1600,
-        whole=False,
-    )
-
-
-async def take(folder: Path, *shots: Shot) -> None:
-    """Take pictures into a folder; fails with what the browser said."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.ui.shoot",
-        str(folder),
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(LONGEST_SECONDS):
-            _, said = await process.communicate(json.dumps(shots).encode())
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, said.decode()
+    """A picture of a page that shows `ready`."""
+    return Shot(name=name, url=url, ready=ready, framed=framed or [], follow="", arrived="", stored=stored or {})

@@ -12,6 +12,7 @@ from tests.saga.scene import SHOP, Scene, connect, run_script
 from tests.servers import start_temporal, stop_temporal
 from tests.ui import plays
 from tests.ui.album import Album
+from tests.ui.album import album as new_album
 
 CHROMIUM: Final = "/usr/bin/chromium"
 
@@ -39,8 +40,7 @@ async def scene(cluster: Cluster, second_cluster: Cluster, temporal_with_ui: Tem
 @pytest.fixture(scope="session")
 async def album(scene: Scene, temporal_with_ui: TemporalServer) -> Album:
     """Pictures of a run that rolled back, of one that is stuck, then paused, then kept open."""
-    album = Album(temporal_with_ui.ui_url, temporal_with_ui.namespace)
-    async with scene.worker():
-        await plays.rolled_back(scene, album)
-        await plays.at_work(scene, album)
+    async with new_album(temporal_with_ui.ui_url, temporal_with_ui.namespace) as album, scene.worker():
+        pictures = await plays.rolled_back(scene, album)
+        await plays.at_work(scene, album, pictures)
     return album

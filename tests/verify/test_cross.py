@@ -1,5 +1,11 @@
 """Cross checks: the same rows in any order, numbers within a tolerance."""
 
+import asyncio
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 
 from knarr.plan.models import CrossCheck
@@ -102,3 +108,73 @@ async def test_answers_too_long_to_compare_are_refused(
     monkeypatch.setattr(cross, "MOST_ROWS", 10)
     result = await checked(source, target, "SELECT generate_series(1, 11)", "SELECT 1")
     assert result.outcome == "could not run" and "more than 10 rows" in result.message
+
+
+MANY = "SELECT n::numeric / 7, n::numeric / 3 FROM generate_series(1, 200000) AS n"
+NEARLY = "SELECT n::numeric / 7 + 0.00001, n::numeric / 3 FROM generate_series(1, 200000) AS n"
+
+
+class Pulse:
+    """How long the loop went at most without coming round."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def beat(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            self.longest, last = max(self.longest, now - last), now
+
+
+async def test_many_numbers_are_matched_while_the_loop_goes_on(
+    source: Connection, target: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, pulse, threads = cross._compare, Pulse(), []
+
+    def compared(*given: Any) -> Any:
+        threads.append((threading.current_thread(), time.monotonic()))
+        found = compare(*given)
+        threads.append((threading.current_thread(), time.monotonic()))
+        return found
+
+    monkeypatch.setattr(cross, "_compare", compared)
+    beating = asyncio.create_task(pulse.beat())
+    result = await checked(source, target, MANY, NEARLY, tolerance=0.0001)
+    beating.cancel()
+
+    assert (result.outcome, result.source_rows) == ("passed", 200_000)
+    (thread, began), (_, ended) = threads
+    assert thread is not threading.main_thread()
+    # Without a thread the loop stands still for as long as the matching takes.
+    assert pulse.longest < (ended - began) / 2
+
+
+async def test_who_is_cancelled_is_so_at_once_and_leaves_no_thread_at_work(
+    source: Connection, target: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    match = cross._match
+
+    def slowly(rows: Iterable[Any]) -> Iterator[Any]:
+        for row in rows:
+            time.sleep(0.01)
+            yield row
+
+    def slow(left: Iterable[Any], *given: Any) -> Any:
+        begun.set()
+        try:
+            return match(slowly(left), *given)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(cross, "_match", slow)
+    task = asyncio.create_task(checked(source, target, MANY, NEARLY))
+    await asyncio.to_thread(begun.wait, 60)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await asyncio.to_thread(ended.wait, 5)

@@ -74,6 +74,14 @@ def test_every_order_is_kept_until_it_is_recorded() -> None:
     ("order", "state", "checkpoints", "to"),
     [
         (RollbackOrder(actor="ada"), "running", ["canary", "half"], "half"),
+        (RollbackOrder(actor="ada"), "running", ["canary", "half", "all/shop.customer"], "half"),
+        (RollbackOrder(actor="ada"), "running", ["all/shop.customer", "all/shop.order"], "start"),
+        (
+            RollbackOrder(actor="ada", to="all/shop.customer"),
+            "running",
+            ["half", "all/shop.customer"],
+            "all/shop.customer",
+        ),
         (RollbackOrder(actor="ada"), "running", [], "start"),
         (RollbackOrder(actor="ada"), "kept open", ["canary", "everyone"], "start"),
         (RollbackOrder(actor="ada", to="start"), "running", ["canary"], "start"),

@@ -21,7 +21,13 @@ from knarr.postgres.survey.as_is import as_is_objects
 from knarr.postgres.survey.ask import lookup
 from knarr.postgres.survey.declared import declared_objects, declared_table
 from knarr.postgres.survey.dependencies import fill_order
-from knarr.postgres.survey.expressions import check_cross, check_phases, check_source_side, check_target_side
+from knarr.postgres.survey.expressions import (
+    check_cross,
+    check_guard,
+    check_phases,
+    check_source_side,
+    check_target_side,
+)
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.keys import check_keys, transformed_columns
 from knarr.postgres.survey.locks import check_locks
@@ -87,9 +93,8 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
     copied = await occupancy.copied_mappings(target, run_id)
     await occupancy.check_claims(inquiry)
     for one in sketches:
-        await occupancy.check_occupancy(inquiry, one, copied)
+        await occupancy.check_occupancy(inquiry, one, objects[one.number], copied)
         await check_occupied(inquiry, one)
-        await occupancy.check_objects(inquiry, one.where(), objects[one.number])
     await occupancy.check_objects(inquiry, f"target {plan.target}", of_run)
     await privileges.check_privileges(inquiry, made_in)
     sizes = {one.number: (0, 0) for one in sketches}
@@ -107,6 +112,8 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
     check_phases(inquiry)
     for position, check in enumerate(plan.checks):
         await check_cross(inquiry, position, check)
+    for position, guard in enumerate(plan.guards):
+        await check_guard(inquiry, position, guard)
     needs = fill_order(inquiry)
     filled = [one.target for one in sketches if one.target_table is not None and not one.creates]
     await check_locks(target, f"target {plan.target}", filled, problems)

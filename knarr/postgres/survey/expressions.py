@@ -1,8 +1,9 @@
-"""Everything else that a plan writes in SQL: filters, phases, rules, constraints, defaults, indexes, cross checks."""
+"""Everything else that a plan writes in SQL: filters, phases, rules, constraints, defaults, indexes, checks, guards."""
 
 import re
 from typing import Final
 
+from knarr.plan.criteria import Guard
 from knarr.plan.models import CrossCheck, ForeignKey
 from knarr.plan.names import parse_table, write_table
 from knarr.plan.problems import did_you_mean
@@ -16,6 +17,9 @@ from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch
 
 _TEXT: Final = re.compile(r"'(?:[^']|'')*'")
+_NUMBERS: Final = frozenset({20, 21, 23, 700, 701, 1700})  # bigint, smallint, integer, real, double precision, numeric
+_ABSENT: Final = ("42P01", "3F000")  # a table, a schema
+_OWN_SCHEMA: Final = re.compile(r"\bknarr\s*\.")
 _SUBQUERY: Final = re.compile(r"\bselect\b", re.IGNORECASE)
 _CALLS: Final = re.compile(r'(?<![\w$])("(?:[^"]|"")+"|[A-Za-z_][\w$]*)\s*\(')
 _CLOCK: Final = re.compile(
@@ -124,6 +128,33 @@ async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> Non
             f"{len(on_source)} columns from the source, {len(on_target)} from the target",
             expected="the same number on both sides",
         )
+
+
+async def check_guard(inquiry: Inquiry, position: int, guard: Guard) -> None:
+    """A guard's query runs where it is to be asked, and gives one column of numbers.
+
+    One on a further connection is not tried: the survey has none to it.
+    """
+    where = f"guards[{position}].query ({guard.name})"
+    side = {inquiry.plan.source: "source", inquiry.plan.target: "target"}.get(guard.on, guard.on)
+    if side not in ("source", "target") or (side == "target" and any(one.broken for one in inquiry.sketches)):
+        return
+    sql = f"SELECT * FROM ({guard.query}\n) AS answer"
+    answer = await (describe(inquiry.source, sql) if side == "source" else _on_future_target(inquiry, sql))
+    if isinstance(answer, Failure):
+        if side == "target" and answer.sqlstate in _ABSENT and _OWN_SCHEMA.search(guard.query):
+            return  # the claim of the run installs it
+        inquiry.problems.error(where, str(answer), expected=f"a query that runs on the {side}", hint=answer.hint)
+        return
+    if not any(_mentioned(guard.query, one.target) for one in inquiry.sketches if one.creates) or side == "source":
+        forbidden = await explain(inquiry.source if side == "source" else inquiry.target, guard.query)
+        if isinstance(forbidden, Failure):
+            inquiry.problems.error(where, str(forbidden), expected="a query that this role may run")
+            return
+    if len(answer) != 1 or answer[0] not in _NUMBERS:
+        kind = await inquiry.target.fetchval("SELECT pg_catalog.format_type($1, NULL)", answer[0]) if answer else ""
+        found = f"a column of type {kind}" if len(answer) == 1 else f"{len(answer)} columns"
+        inquiry.problems.error(where, found, expected="one column, which is a number")
 
 
 async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign_key: ForeignKey) -> None:

@@ -107,7 +107,7 @@ async def _count(
         if isinstance(classified, TransientError):
             raise classified from error
         inquiry.problems.error(
-            where_in_plan, f"{names} can't be counted: {error}", expected="values that can be compared"
+            where_in_plan, f"{names} can't be counted: {classified.message}", expected="values that can be compared"
         )
         return
     if doubled:

@@ -57,18 +57,23 @@ async def check_claims(inquiry: Inquiry) -> None:
                 )
 
 
-async def check_occupancy(inquiry: Inquiry, sketch: Sketch, copied: frozenset[str]) -> None:
-    """The target table as the mapping's mode needs it.
+async def check_occupancy(
+    inquiry: Inquiry, sketch: Sketch, objects: list[DatabaseObject], copied: frozenset[str]
+) -> None:
+    """The target table as the mapping's mode needs it, and the objects that the run is to make for it.
 
     Args:
         inquiry: the survey.
         sketch: the mapping.
+        objects: what the run is to make for the mapping.
         copied: names of the mappings of this very run that have rows already.
     """
     table, where = sketch.target_table, sketch.where("target")
     if sketch.creates:
         if table is not None and ("table", str(sketch.target)) not in inquiry.own:
-            await _in_the_way(inquiry, sketch)
+            await _in_the_way(inquiry, sketch, await _standing(inquiry, objects))
+        else:
+            await check_objects(inquiry, sketch.where(), objects)
         return
     if table is None:
         known = [row["relname"] for row in await inquiry.target.fetch(_TABLES, sketch.target.schema_name)]
@@ -114,16 +119,23 @@ async def check_occupancy(inquiry: Inquiry, sketch: Sketch, copied: frozenset[st
 
 async def check_objects(inquiry: Inquiry, where: str, objects: list[DatabaseObject]) -> None:
     """Objects that the run is to make and that are there already, not made by this run."""
-    for one in objects:
-        if one.kind == "table" or (one.kind, one.name) in inquiry.own:
-            continue
-        if await lookup(inquiry.target, one.probe) is not None:
-            inquiry.problems.error(
-                where,
-                f"{one.kind} {one.name} is in the way on the target",
-                expected="that it is not there: the run makes it",
-                hint="drop or rename it, or choose another name in the plan",
-            )
+    for one in await _standing(inquiry, objects):
+        inquiry.problems.error(
+            where,
+            f"{one.kind} {one.name} is in the way on the target",
+            expected="that it is not there: the run makes it",
+            hint="drop or rename it, or choose another name in the plan",
+        )
+
+
+async def _standing(inquiry: Inquiry, objects: list[DatabaseObject]) -> list[DatabaseObject]:
+    return [
+        one
+        for one in objects
+        if one.kind != "table"
+        and (one.kind, one.name) not in inquiry.own
+        and await lookup(inquiry.target, one.probe) is not None
+    ]
 
 
 async def copied_mappings(target: Connection, run_id: str | None) -> frozenset[str]:
@@ -133,17 +145,23 @@ async def copied_mappings(target: Connection, run_id: str | None) -> frozenset[s
     return frozenset(row["name"] for row in await target.fetch(_COPIED, run_id))
 
 
-async def _in_the_way(inquiry: Inquiry, sketch: Sketch) -> None:
+async def _in_the_way(inquiry: Inquiry, sketch: Sketch, standing: list[DatabaseObject]) -> None:
+    """One problem for the table and for all that stands on it: both go, or stay, together."""
     assert sketch.target_table is not None
     kind = sketch.target_table.kind
     rows = "no rows"
     if kind in ("table", "partitioned table"):
         has_rows = await _has_rows(inquiry, sketch)
         rows = "rows that can't be read" if has_rows is None else "rows" if has_rows else "no rows"
+    found = f"{kind} {write_table(sketch.target)} exists on the target, with {rows}"
+    if standing:
+        suffix = f" on {sketch.target}"
+        names = [f"{one.kind} {one.name.removesuffix(suffix)}" for one in standing if one.kind != "comment"]
+        found += f"; there too: {listed(names)}" if names else ""
     inquiry.problems.error(
         sketch.where("target"),
-        f"{kind} {write_table(sketch.target)} exists on the target, with {rows}",
-        expected="that it is absent: the run makes it",
+        found,
+        expected="that they are absent: the run makes them" if standing else "that it is absent: the run makes it",
         hint="`mode: fill` fills an empty table, append and merge write to one that has rows; or drop it, or name "
         "another target",
     )

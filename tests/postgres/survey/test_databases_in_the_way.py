@@ -168,6 +168,37 @@ async def test_what_is_in_the_way_of_what_the_run_makes(
     ]
 
 
+async def test_a_table_that_is_there_with_all_that_stands_on_it_is_one_problem(
+    surveyed: Surveyed, source: Connection, target: Connection
+) -> None:
+    await source.execute(LEGACY + "CREATE INDEX by_title ON book (title); COMMENT ON TABLE book IS 'read';")
+    plan = {"source": "public.*"}
+    await make(target, await surveyed(plan))
+
+    found = await surveyed(plan)
+
+    hint = (
+        "`mode: fill` fills an empty table, append and merge write to one that has rows; or drop it, or name "
+        "another target"
+    )
+    expected = "that they are absent: the run makes them"
+    assert told(found) == [
+        (
+            "mappings[0].target (public.author)",
+            "table public.author exists on the target, with no rows; there too: primary key author_pkey",
+            expected,
+            hint,
+        ),
+        (
+            "mappings[0].target (public.book)",
+            "table public.book exists on the target, with no rows; there too: primary key book_pkey, "
+            "index by_title, foreign key book_author_fkey",
+            expected,
+            hint,
+        ),
+    ]
+
+
 async def test_a_type_that_is_there_and_equal_is_used(
     surveyed: Surveyed, source: Connection, target: Connection
 ) -> None:
@@ -447,3 +478,49 @@ async def test_a_mapping_onto_itself_is_refused(source: Connection, reader: Conn
     assert [problem[:2] for problem in told(found)] == [
         ("mappings[0].target (public.book)", "the mapping writes the table that it reads")
     ]
+
+
+def guarding(query: str, on: str = "target", name: str = "g") -> dict[str, Any]:
+    return {"name": name, "on": on, "query": query, "max": 1}
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_a_guard_that_the_role_may_not_ask_is_found(
+    side: str, surveyed: Surveyed, source: Connection, target: Connection, reader: Connection
+) -> None:
+    await source.execute(LEGACY)
+    for connection in (source, target):
+        await connection.execute("CREATE TABLE public.closed ()")
+    asking, owner = (reader, source) if side == "source" else (target, target)
+    await owner.execute("CREATE ROLE guarding")
+    try:
+        await asking.execute("SET ROLE guarding")
+        found = await surveyed(
+            {"target": "shop.author", "source": "public.author"},
+            guards=[guarding("SELECT count(*) FROM public.closed", side)],
+        )
+    finally:
+        await asking.execute("RESET ROLE")
+        await owner.execute("DROP ROLE guarding")
+
+    assert [one[:3] for one in told(found) if one[0].startswith("guards")] == [
+        ("guards[0].query (g)", "permission denied for table closed", "a query that this role may run")
+    ]
+
+
+async def test_guards_that_can_be_asked_are_no_problem(
+    surveyed: Surveyed, source: Connection, target: Connection
+) -> None:
+    await source.execute(LEGACY)
+    await target.execute("CREATE TABLE public.load (now real)")
+    asked = [
+        guarding("SELECT count(*) FROM shop.author WHERE name = ''", name="of a table that the run makes"),
+        guarding("SELECT max(now) FROM public.load", name="of a table that is there"),
+        guarding("SELECT count(*)::numeric FROM public.author", "source", name="of the source"),
+        guarding("SELECT sum(rows) FROM knarr.ledger", name="of what a run has only once it is claimed"),
+        guarding("SELECT 1 FROM nowhere", "elsewhere", name="of a server that the survey has no connection to"),
+    ]
+
+    found = await surveyed({"target": "shop.author", "source": "public.author"}, guards=asked)
+
+    assert told(found) == []

@@ -1,0 +1,126 @@
+"""What runs beside the saga: decisions go to the audit trail, pauses to the children, progress to the Web UI."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any, Final
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.decide import record_decision
+    from activities.models import DecisionInput, RunContext
+    from workflows.controls import Controls
+    from workflows.messages import Pausing
+    from workflows.policies import BRIEF
+    from workflows.view import View
+
+RECORD_AGAIN: Final = timedelta(seconds=30)
+
+
+class Beside:
+    """The run's switches, what it shows, its children, and the tasks that pass on what changes there."""
+
+    def __init__(self, run: RunContext, controls: Controls, view: View) -> None:
+        self.run = run
+        self.controls = controls
+        self.view = view
+        self.settled = False
+        self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
+        self._told_paused = controls.paused
+        self._watchers: list[asyncio.Task[None]] = []
+
+    def start_watchers(self) -> None:
+        """Starts the tasks that run beside the saga."""
+        beside = self._record_decisions(), self._relay_pauses(), self._tell_changes()
+        self._watchers = [asyncio.create_task(watching) for watching in beside]
+
+    async def recorded(self) -> None:
+        """Waits until every decision is in the audit trail, if there is a run to record it in."""
+        await workflow.wait_condition(lambda: not self.controls.unrecorded or self.run.lease is None)
+
+    async def stop_watchers(self) -> None:
+        """Waits until every decision is recorded, and stops watching."""
+        await self.recorded()
+        for watcher in self._watchers:
+            watcher.cancel()
+
+    async def child(self, workflow_run: Any, given: Any, *, name: str, summary: str) -> Any:
+        """Runs a child workflow that can be told to hold; its id reads `<run id>/<name>`."""
+        child = await workflow.start_child_workflow(
+            workflow_run,
+            given,
+            id=f"{self.run.run_id}/{name}",
+            static_summary=summary,
+            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
+        )
+        self._children[name] = child
+        try:
+            if given.paused != self.controls.paused:
+                await self._tell(child)
+            return await child
+        finally:
+            del self._children[name]
+
+    async def _tell_changes(self) -> None:
+        """Shows what has changed, once for all that happened at once: thousands of mappings take their time."""
+        while True:
+            await workflow.wait_condition(lambda: self.view.changed)
+            self.view.tell()
+
+    async def _record_decisions(self) -> None:
+        """Brings every order and every decision into the audit trail, in order, as soon as there is one."""
+        while True:
+            await workflow.wait_condition(self._may_record)
+            decision = self.controls.unrecorded[0]
+            given = DecisionInput(
+                run=self.run,
+                key=f"decision/{self.controls.decided + 1}",
+                kind=decision.kind,
+                action=decision.action,
+                actor=decision.actor,
+                reason=decision.reason,
+                answer=decision.answer,
+                accepted=decision.accepted,
+            )
+            summary = _in_short(f"{decision.action} by {decision.actor}", decision.reason)
+            try:
+                await workflow.execute_activity(record_decision, given, summary=summary, **BRIEF)
+            except ActivityError as error:
+                # A decision is never dropped: a server that only reads today may write again in a minute.
+                workflow.logger.error("a decision could not be recorded yet: %s", error.cause)
+                await workflow.sleep(RECORD_AGAIN, summary="record the decision again")
+                continue
+            self.controls.decided += 1
+            self.controls.unrecorded.pop(0)
+
+    def _may_record(self) -> bool:
+        # While the saga is being cancelled only its own commands go out: two tasks that are woken by one order would
+        # race, and a replay that is handed the order in another batch would see them the other way round (TMPRL1100).
+        settled = self.controls.turn is None or self.settled
+        return settled and bool(self.controls.unrecorded) and self.run.lease is not None
+
+    async def _relay_pauses(self) -> None:
+        """Tells running children when the run is paused and when it goes on."""
+        while True:
+            await workflow.wait_condition(lambda: self._told_paused != self.controls.paused)
+            self._told_paused = told = self.controls.paused
+            # A gate that paused the run has said more already.
+            if self.view.state == ("running" if told else "paused"):
+                waiting_for = f"`knarr resume {self.run.run_id} --reason ...`" if told else ""
+                self.view.show("paused" if told else "running", waiting_for=waiting_for)
+            for child in list(self._children.values()):
+                await self._tell(child)
+
+    async def _tell(self, child: workflow.ChildWorkflowHandle[Any, Any]) -> None:
+        try:
+            await child.signal("hold", Pausing(paused=self.controls.paused))
+        except ApplicationError:
+            workflow.logger.info("a child had ended before it could be told to hold")
+
+
+def _in_short(who: str, why: str) -> str:
+    """Who did what and why, on one line of a timeline."""
+    line = " ".join(f"{who}: {why}".split()) if why else who
+    return line if len(line) <= 120 else f"{line[:119]}…"
