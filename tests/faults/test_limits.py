@@ -67,7 +67,6 @@ async def test_a_lock_is_held_for_longer_than_the_plan_waits(theatre: Theatre, t
             case.violations += await play(stage, plan=PLAN | {"limits": limits}, act=lock)
 
 
-@pytest.mark.slow
 async def test_an_abort_while_the_run_waits_for_a_lock(theatre: Theatre, tmp_path: Path) -> None:
     must = f"the undoing starts within 10 s; once the lock is free, {BACK}"
     with recorded("abort while a statement waits for a lock of another session", must) as case:

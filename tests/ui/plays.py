@@ -1,6 +1,5 @@
 """What is played for the pictures: a run that rolls back, and one that gets stuck, pauses and is kept open."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,11 +13,10 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from knarr.plan.load import LoadedPlan, canonical_json, digest_of
 from knarr.plan.models import Plan
 from starter import runs
-from tests.saga.scene import PATIENCE, PLAN, Scene, run_script
+from tests.saga.scene import PLAN, Scene, run_script
 from tests.ui.album import Album
 from tests.ui.shots import Shot
 from workflows.messages import Status
-from workflows.view import STATE
 
 SHOP_PLAN: Final = PLAN | {
     "description": "Orders and customers move to the new shop.",
@@ -44,24 +42,13 @@ async def begin(scene: Scene, run_id: str, *, pause_before: list[str]) -> Workfl
     )
 
 
-async def until(handle: WorkflowHandle[Any, Status], state: str) -> None:
-    """Wait until the Web UI would show this state.
-
-    What the server knows, without a query: this worker caches no workflow, and a query that comes while it ends a task
-    may cost that task its ten seconds.
-    """
-    async with asyncio.timeout(PATIENCE):
-        while (await handle.describe()).typed_search_attributes.get(STATE) != state:
-            await asyncio.sleep(0.1)
-
-
 async def rolled_back(scene: Scene, album: Album) -> list[Shot]:
     """Somebody changes a row before verification; the run finds it and takes itself back.
 
     Returns the pictures that are to be taken of it.
     """
     handle = await begin(scene, ROLLED_BACK, pause_before=["verify"])
-    await until(handle, "paused")
+    await scene.until_shown(handle, "paused")
     await run_script(scene.target_dsn, 'UPDATE shop."order" SET total = total + 1 WHERE id = 4711')
     await scene.order(handle, "resume", "nothing was found")
     with pytest.raises(WorkflowFailureError):
@@ -77,9 +64,9 @@ async def rolled_back(scene: Scene, album: Album) -> list[Shot]:
 async def at_work(scene: Scene, album: Album, others: list[Shot]) -> None:
     """A run that can't get past a lock, then waits before verification, then is kept open; and other pictures."""
     handle = await begin(scene, AT_WORK, pause_before=["copy", "verify"])
-    await until(handle, "paused")
+    await scene.until_shown(handle, "paused")
     await _stuck(scene, album, handle)
-    await until(handle, "paused")
+    await scene.until_shown(handle, "paused")
     await album.take(
         album.list_of_runs("list", [AT_WORK]),
         album.list_of_runs("list-configured", [AT_WORK, "KnarrState"], configured=True),
@@ -93,7 +80,7 @@ async def at_work(scene: Scene, album: Album, others: list[Shot]) -> None:
         *others,
     )
     await scene.order(handle, "resume", "go on")
-    await until(handle, "kept open")
+    await scene.until_shown(handle, "kept open")
     await album.take(
         await album.page_of("kept-open-timeline", handle, "timeline", ["the seal"]),
         await album.page_of("kept-open-user-metadata", handle, "user-metadata", ["Current Details"], ["kept open"]),
