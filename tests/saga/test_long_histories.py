@@ -17,7 +17,10 @@ from workflows.messages import MigrationInput, RollbackOrder
 pytestmark = pytest.mark.saga
 
 FEW_EVENTS = 40
-MANY_PARTITIONS = PLAN | {"limits": {"partition_size": "64KiB"}, "parallelism": {"mappings": 1, "partitions": 2}}
+MANY_PARTITIONS = PLAN | {
+    "limits": {"partition_size": "64KiB"},
+    "parallelism": {"mappings": 1, "partitions": 2, "verify": 1},
+}
 
 
 @pytest.fixture(scope="module")

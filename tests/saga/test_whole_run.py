@@ -18,7 +18,7 @@ def dump(cluster: Cluster, dsn: str) -> str:
 
 
 async def test_a_run_moves_every_row_and_proves_it(scene: Scene) -> None:
-    async with scene.worker():
+    async with scene.worker(cached=0):
         handle = await scene.start()
         status = await handle.result()
     assert status.state == "completed"
@@ -35,7 +35,7 @@ async def test_a_run_moves_every_row_and_proves_it(scene: Scene) -> None:
 
 async def test_a_difference_is_named_and_the_target_is_as_before(scene: Scene, second_cluster: Cluster) -> None:
     before = dump(second_cluster, scene.target_dsn)
-    async with scene.worker():
+    async with scene.worker(cached=0):
         handle = await scene.start(pause_before=["verify"])
         await scene.until(handle, "paused")
         await run_script(scene.target_dsn, 'UPDATE shop."order" SET total = total + 1 WHERE id = 4711')
@@ -54,7 +54,7 @@ async def test_an_abort_while_copying_ends_as_canceled_with_the_target_as_before
     scene: Scene, second_cluster: Cluster
 ) -> None:
     before = dump(second_cluster, scene.target_dsn)
-    async with scene.worker():
+    async with scene.worker(cached=0):
         handle = await scene.start(pause_before=["build"])
         await scene.until(handle, "paused")
         await scene.order(handle, "abort")
