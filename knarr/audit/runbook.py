@@ -79,7 +79,7 @@ def _phase(phase: Phase) -> str:
         parts.append(f"then {phase.soak} of waiting")
     if phase.approve == "manual":
         parts.append("then a person must approve")
-    return ", ".join(parts) + ". A phase that was verified is a checkpoint."
+    return ", ".join(parts) + ". A phase that was verified is a checkpoint, and so is each mapping (PHASE/MAPPING)."
 
 
 def _select(mapping: ResolvedMapping) -> str:

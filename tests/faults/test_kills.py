@@ -39,6 +39,7 @@ FORWARD: Final = [
     "verify_rules",
     "verify_cross_check",
     "conclude_verification",
+    "record_proofs",
     "record_checkpoint",
     "seal_run",
     "end_run",
