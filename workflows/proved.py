@@ -46,7 +46,8 @@ async def recording_proofs(
     try:
         while True:
             await workflow.wait_condition(lambda: task.done() or bool(conduct.checked))
-            if not conduct.checked or conduct.controls.turn:
+            conduct.saga.stop_if_over()
+            if not conduct.checked:
                 return await task
             news, conduct.checked = conduct.checked, []
             waiting |= {number: here[number] for number in news if number in here}
@@ -76,8 +77,7 @@ async def withdraw_proofs(conduct: Conduct, survey: SurveyResult, phase: PhaseSe
             remove_checkpoint, given, summary=f"{conduct.name_of(number)} · no longer proved", **LONG
         )
         workflow.logger.info("no longer a checkpoint: %s (audit position %d)", name, done.head.position)
-        if conduct.controls.turn:
-            return  # it may lead to this very checkpoint, which was one when the order was given
+        conduct.saga.stop_if_over()  # the order may lead to this very checkpoint, which was one when it was given
         conduct.saga.forget(_step(phase.name, number))
 
 

@@ -131,23 +131,24 @@ class Saga:
         """
         if step in self._done:
             return result_type.model_validate(self._done[step])
-        self._stop_if_over()
+        self.stop_if_over()
         self.register(step, undo)
         result = await action()
         self._done[step] = result.model_dump(mode="json")
-        self._stop_if_over()
+        self.stop_if_over()
         return result
 
     async def count(self, step: str, action: Callable[[], Awaitable[int]], *, undo: Compensation) -> int:
         """The same for a step of which only a number is remembered: rows moved, things made."""
         if step not in self._done:
-            self._stop_if_over()
+            self.stop_if_over()
             self.register(step, undo)
             self._done[step] = await action()
-            self._stop_if_over()
+            self.stop_if_over()
         return self.counted(step)
 
-    def _stop_if_over(self) -> None:
+    def stop_if_over(self) -> None:
+        """Raises CancelledError once the run turns back: nothing more may go forward."""
         # An activity or a child that ends in the very workflow task in which it is cancelled gives its result, and the
         # cancellation is lost (temporalio 1.35.0): without this the run would go on forward, and be waited for.
         task = asyncio.current_task()

@@ -45,8 +45,12 @@ IN_DOUBT: Final = f"""
 knarr.full_xid(t.xmin) NOT IN ({OWN}) AND knarr.full_xid(t.xmin) NOT IN ({OTHERS})
 AND (knarr.full_xid(t.xmin) < ({OWN} ORDER BY xid LIMIT 1)) IS NOT TRUE
 """
+REPAIRED: Final = """
+knarr.full_xid(t.xmin) IN (SELECT unnest(repair_xids) FROM knarr.ledger WHERE (run_id, mapping) = ($1, $2))
+"""
 COUNT: Final = f"""
-SELECT count(*) AS all, count(*) FILTER (WHERE {WRITTEN_BY_PHASE}) AS own, count(*) FILTER (WHERE {IN_DOUBT}) AS doubt
+SELECT count(*) AS all, count(*) FILTER (WHERE {WRITTEN_BY_PHASE}) AS own, count(*) FILTER (WHERE {IN_DOUBT}) AS doubt,
+       count(*) FILTER (WHERE {IN_DOUBT} AND {REPAIRED}) AS repaired
   FROM {{table}} AS t
 """
 KEYS_IN_DOUBT: Final = f"SELECT {{texts}} FROM {{table}} AS t WHERE {IN_DOUBT}"
@@ -74,8 +78,8 @@ async def remove_rows(
 
     One transaction with the phase's ledger rows, so that the phase can be copied again. A table that holds only this
     phase's rows is emptied. Else the rows that the phase's transactions wrote are deleted. Rows that were written anew
-    since (by a repair, or by who uses them already) show another transaction: where the ledger's counts leave only one
-    phase that they can be of, they are of that one. Only where they may be of several the source is asked about them;
+    since (by a repair, or by who uses them already) show another transaction: where it was a repair of this run and the
+    ledger's counts leave only one phase that they can be of, they are of that one. Else the source is asked about them;
     a row counts as known when source and target still agree in all that was copied, and every number must come out as
     the ledger has it. What the run did not carry (a column that only a phase's predicate reads) can't be compared.
 
@@ -168,8 +172,9 @@ async def _delete_written(
             hint="a repair followed rows of the source from one phase into another; roll back to the start, or skip "
             "this step with a reason; nothing was changed",
         )
-    # What is in doubt can only be of the phase when no other phase misses a row.
-    all_ours = doubtful > 0 and not_ours == 0
+    # What a repair of this run wrote can only be of the phase when no other phase misses a row. What somebody else has
+    # written may be a row of theirs in the place of one that they deleted, however well the counts agree.
+    all_ours = doubtful > 0 and not_ours == 0 and found["repaired"] == found["doubt"]
     doomed = f"({WRITTEN_BY_PHASE} OR {IN_DOUBT})" if all_ours else WRITTEN_BY_PHASE
     await refuse_changes_elsewhere(connection, mapping, doomed, place)
     await connection.execute(f"DELETE FROM {table} AS t WHERE {doomed}", *place)
@@ -245,11 +250,11 @@ def _same(mapping: ResolvedMapping) -> str:
     key, columns = target_key(mapping, "t"), _compared(mapping)
     names = [f"k{place}" for place in range(len(key))] + [f"v{place}" for place in range(len(columns))]
     ours = ", ".join(f"t.{quote(column.name)}::{column.base_type}" for column in columns)
-    given = ", ".join(f"v{place}::{column.base_type}" for place, column in enumerate(columns))
+    given = ", ".join(f"k.v{place}::{column.base_type}" for place, column in enumerate(columns))
     return SAME.format(
         arrays=", ".join(f"${place}::text[]" for place in range(4, 4 + len(names))),
         names=", ".join(names),
-        matches=" AND ".join(f"{column.sql} = k{place}::{column.type}" for place, column in enumerate(key)),
+        matches=" AND ".join(f"{column.sql} = k.k{place}::{column.type}" for place, column in enumerate(key)),
         # As records are stored: JSON has no `=`, and 0 is not -0.
         equal=f"ROW({ours})::record *= ROW({given})::record",
     )
