@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Final
 
 from knarr.errors import DataError, PlanError
@@ -23,6 +23,9 @@ from knarr.verify.at_once import both
 from knarr.verify.attempt import attempted
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
 from knarr.verify.snapshot import snapshot
+
+# As many digits as a numeric may have: 131,072 before the point and 16,383 after it. The usual 28 would round.
+EXACT: Final = Context(prec=147_455)
 
 MOST_ROWS: Final = 200_000  # both answers are held in memory
 _WHOLE: Final = frozenset({"int2", "int4", "int8"})
@@ -193,7 +196,7 @@ def _within(row: Parsed, group: list[Parsed], compared: Sequence[int], tolerance
     number = row[first]
     lowest = highest = _order(number)
     if isinstance(number, Decimal):
-        lowest, highest = (1, number - tolerance), (1, number + tolerance)
+        lowest, highest = (1, EXACT.subtract(number, tolerance)), (1, EXACT.add(number, tolerance))
     return (
         bisect_left(group, lowest, key=lambda other: _order(other[first])),
         bisect_right(group, highest, key=lambda other: _order(other[first])),
@@ -217,7 +220,7 @@ def _nearest(
 
 def _distance(one: Cell, other: Cell) -> Decimal:
     if isinstance(one, Decimal) and isinstance(other, Decimal):
-        return abs(one - other)
+        return EXACT.abs(EXACT.subtract(one, other))
     return Decimal(0) if one == other else Decimal("Infinity")
 
 

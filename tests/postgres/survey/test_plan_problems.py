@@ -454,43 +454,6 @@ async def test_a_cross_check_is_held_against_both_sides(surveyed: Surveyed) -> N
     ]
 
 
-def guard(query: str, on: str = "target", name: str = "g") -> dict[str, Any]:
-    return {"name": name, "on": on, "query": query, "max": 1}
-
-
-@pytest.mark.parametrize(
-    ("broken", "problem"),
-    [
-        (
-            guard("SELECT count(*) FROM public.custmer", "source"),
-            (
-                "guards[0].query (g)",
-                'relation "public.custmer" does not exist (at public.custmer)',
-                "a query that runs on the source",
-            ),
-        ),
-        (
-            guard("SELECT count(*) FROM shop.customer WHERE nam = ''", "shop"),
-            ("guards[0].query (g)", 'column "nam" does not exist (at nam)', "a query that runs on the target"),
-        ),
-        (
-            guard("SELECT id, id FROM shop.customer"),
-            ("guards[0].query (g)", "2 columns", "one column, which is a number"),
-        ),
-        (
-            guard("SELECT max(name) FROM shop.customer"),
-            ("guards[0].query (g)", "a column of type text", "one column, which is a number"),
-        ),
-    ],
-)
-async def test_a_guard_that_can_not_be_asked_is_found(
-    broken: dict[str, Any], problem: tuple[str, str, str], surveyed: Surveyed
-) -> None:
-    found = await surveyed(customer({"name": "="}), guards=[broken])
-
-    assert [one[:3] for one in told(found)] == [problem]
-
-
 async def test_all_problems_come_in_one_report(surveyed: Surveyed) -> None:
     found = await surveyed(
         customer({"name": "trim(c.nam)", "email": "=", "balance": "sum(c.balance)"}, where="c.id"),
