@@ -19,7 +19,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -78,18 +80,18 @@ class Bench:
             self.mapping = (await survey(source, target, plan, None)).mappings[0]
 
     async def knarr(self) -> str:
-        """All partitions, two at a time, as a worker does it."""
+        """All partitions, two at a time, each pair of sessions taking the next one, as a worker does it."""
         mapping = self.mapping
         assert mapping is not None
-        turns = asyncio.Semaphore(PARTITIONS_AT_ONCE)
-        async with Sides(self.dsns) as (source, _):
-            partitions = await plan_partitions(source, mapping, size_bytes("64MiB"))
+        async with AsyncExitStack() as stack:
+            pairs = [await stack.enter_async_context(Sides(self.dsns)) for _ in range(PARTITIONS_AT_ONCE)]
+            partitions = await plan_partitions(pairs[0][0], mapping, size_bytes("64MiB"))
+            rest = iter(partitions)
 
-        async def one(number: int) -> CheckResult:
-            async with turns, Sides(self.dsns) as (source, target):
-                return await compare_partition(source, target, mapping, partitions[number])
+            async def some(source: Connection, target: Connection) -> list[CheckResult]:
+                return [await compare_partition(source, target, mapping, partition) for partition in rest]
 
-        results = await asyncio.gather(*(one(number) for number in range(len(partitions))))
+            results = list(chain(*await asyncio.gather(*(some(*pair) for pair in pairs))))
         assert not any(result.outcome == "could not run" for result in results), results
         found = sum(result.findings_total for result in results)
         named = sum(len(result.findings) for result in results)

@@ -77,10 +77,9 @@ class Conduct(Beside):
         return [self.checkpoint_name(each) for each in self.saga.checkpoints]
 
     def checkpoint_name(self, checkpoint: Checkpoint) -> str:
-        """What an operator calls it; a character that no line of text can hold is spelled out."""
+        """What an operator calls it."""
         phase, number = checkpoint
-        name = phase if number < 0 else f"{phase}/{self.name_of(number)}"
-        return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
+        return spelled_out(phase if number < 0 else f"{phase}/{self.name_of(number)}")
 
     def name_of(self, number: int) -> str:
         """The mapping's name, or its number while the survey has not been recalled."""
@@ -245,6 +244,13 @@ class Conduct(Beside):
             number = int(step.rsplit("/", 1)[1])
             rows[number] = rows.get(number, 0) + moved
         return rows
+
+
+def spelled_out(name: str) -> str:
+    """A name in one line of text, what no line can hold being written as an escape; different for different names."""
+    return "".join(
+        each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in name
+    )
 
 
 async def shielded(work: Coroutine[Any, Any, Value]) -> Value:

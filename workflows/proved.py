@@ -70,6 +70,10 @@ async def withdraw_proofs(conduct: Conduct, survey: SurveyResult, phase: PhaseSe
         if number in doomed or needs.get(number, set()) & doomed:
             doomed.add(number)
             gone.append(number)
+    # An order given before may lead to one of them, and is carried out; from here on none can name it.
+    conduct.saga.stop_if_over()
+    for number in gone:
+        conduct.saga.reopen(_step(phase.name, number))
     for number in reversed(gone):
         name = conduct.checkpoint_name(Checkpoint(phase.name, number))
         given = CompensationInput(run=conduct.run, mapping=number, phase=phase.name, name=name)
@@ -77,7 +81,7 @@ async def withdraw_proofs(conduct: Conduct, survey: SurveyResult, phase: PhaseSe
             remove_checkpoint, given, summary=f"{conduct.name_of(number)} · no longer proved", **LONG
         )
         workflow.logger.info("no longer a checkpoint: %s (audit position %d)", name, done.head.position)
-        conduct.saga.stop_if_over()  # the order may lead to this very checkpoint, which was one when it was given
+        conduct.saga.stop_if_over()
         conduct.saga.forget(_step(phase.name, number))
 
 

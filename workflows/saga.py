@@ -175,6 +175,10 @@ class Saga:
         """A registered step has run to its end."""
         self._done[step] = count
 
+    def reopen(self, step: str) -> None:
+        """A step that was done no longer is: it is no checkpoint any more, and stays registered to be taken back."""
+        self._done.pop(step, None)
+
     def forget(self, step: str) -> None:
         """A registered step has left nothing that would have to be taken back, or no longer has."""
         self._registered.pop(step)

@@ -17,6 +17,9 @@ from knarr.postgres.session import Connection
 
 SORT_EXACTLY: Final = 1_000_000  # rows; sorting their keys takes about a second
 SAMPLE_PER_PARTITION: Final = 200  # keys; sizes then differ by some 7 % (1 / sqrt(200))
+# Neighbours share a block, so of keys in the order of the table it is the blocks that count; 50 are 400 kB of 64 MiB.
+BLOCKS_PER_PARTITION: Final = 50
+BLOCK_BYTES: Final = 8192
 MOST_PARTITIONS: Final = 100_000
 LIKELY_ROW_BYTES: Final = 100  # for a table that was never analysed
 
@@ -74,9 +77,11 @@ async def _find_bounds(source: Connection, mapping: ResolvedMapping, pieces: int
     if rows > SORT_EXACTLY:
         wanted = pieces * SAMPLE_PER_PARTITION
         percent = min(100.0, 100.0 * wanted / rows)
+        blocks = pieces * BLOCKS_PER_PARTITION * BLOCK_BYTES / mapping.estimated_bytes
+        share = min(100.0, max(percent, 100.0 * blocks))
         # Blocks of the base table alone: quick, but only where key and filter need no joined table, and where it is a
         # table. What the server says against it here it will say again below, if it matters.
-        table = f"{qualified(mapping.source_table)} AS {quote(mapping.source_alias)} TABLESAMPLE SYSTEM ({percent:.6f})"
+        table = f"{qualified(mapping.source_table)} AS {quote(mapping.source_alias)} TABLESAMPLE SYSTEM ({share:.6f})"
         try:
             async with source.transaction():
                 found = await _cut(source, mapping, pieces, table, "TRUE")

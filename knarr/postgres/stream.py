@@ -15,6 +15,10 @@ from knarr.postgres.session import Connection
 from knarr.postgres.transform import Transformation
 
 DEPTH: Final = 16  # chunks between reader and writer; more gains nothing (research/performance.md 1.1)
+# A chunk is a row at least, and a row can be large: beyond so much the reader waits until it is written.
+MOST_HELD: Final = 16 * 1024 * 1024
+# The driver copies what it is given twice on its way to the socket; of a large row that is to be a piece at a time.
+PIECE: Final = 1024 * 1024
 WATCH_SECONDS: Final = 10.0
 
 STATE: Final = "SELECT state FROM pg_stat_activity WHERE pid = $1"
@@ -47,6 +51,8 @@ class Stream:
         self._on_bytes = on_bytes
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(DEPTH)
         self._bytes = 0
+        self._held = 0
+        self._written = asyncio.Event()
         self._failed_early = False
         self._lost: list[str] = []
 
@@ -72,7 +78,7 @@ class Stream:
             chunks = transformation.lines(chunks)
         writing = asyncio.create_task(
             self._target.copy_to_table(
-                table.name, source=chunks, columns=columns, schema_name=table.schema_name, format=copy_format
+                table.name, source=_pieces(chunks), columns=columns, schema_name=table.schema_name, format=copy_format
             )
         )
         watching = asyncio.create_task(self._watch(reconnect))
@@ -136,7 +142,12 @@ class Stream:
                 self._queue.put_nowait(None)
 
     async def _put(self, chunk: bytes) -> None:
+        """Returns when there is room for more: the driver reads nothing meanwhile."""
+        self._held += len(chunk)
         await self._queue.put(chunk)
+        while self._held > MOST_HELD:
+            self._written.clear()
+            await self._written.wait()
 
     async def _chunks(self, reading: "asyncio.Task[str]") -> AsyncIterator[bytes]:
         while not self._failed_early:
@@ -148,7 +159,11 @@ class Stream:
                 return
             self._bytes += len(chunk)
             self._on_bytes(self._bytes)
+            size = len(chunk)
             yield chunk
+            del chunk
+            self._held -= size
+            self._written.set()
 
     async def _next(self, reading: "asyncio.Task[str]") -> bytes | None:
         if reading.done() and self._queue.empty():
@@ -167,6 +182,15 @@ class Stream:
             if state == FAILED:
                 self._failed_early = True
                 return
+
+
+async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        if len(chunk) <= PIECE:
+            yield chunk
+            continue
+        for start in range(0, len(chunk), PIECE):
+            yield chunk[start : start + PIECE]
 
 
 async def _stop(*tasks: "asyncio.Task[object]") -> None:

@@ -58,7 +58,7 @@ SELECT ROW(1.1::float8, 0.1::float4, 1e-5::float8, '-0'::float8, 'NaN'::float8, 
 
 MOST_BUCKETS: Final = 8192
 ROWS_IN_BUCKET: Final = 512
-_KEYS_IN_RUN_BITS: Final = 8  # whole-number keys: runs of 256 neighbours share a bucket, as damage often comes in runs
+KEYS_IN_RUN_BITS: Final = 8  # whole-number keys: runs of 256 neighbours share a bucket, as damage often comes in runs
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def _identity(hashable: str, method: Method) -> str:
 
 
 def _bucket(key: Sequence[Value], method: Method, mask: int) -> str:
-    terms = [f"(({value.hashed})::bigint >> {_KEYS_IN_RUN_BITS} & {mask})" for value in key if value.integer]
+    terms = [f"(({value.hashed})::bigint >> {KEYS_IN_RUN_BITS} & {mask})" for value in key if value.integer]
     others = [value for value in key if not value.integer]
     if others and method == "hash_record_extended":
         terms.append(f"({_hash(_content(others, method), method, 0)} & {mask})")

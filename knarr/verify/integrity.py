@@ -99,7 +99,7 @@ async def _check_rows(table: Collected) -> int:
     counting = "".join(f",\n       count(*) FILTER (WHERE {broken})" for _, broken, _ in wanted)
     [counted] = await table.ask(f"SELECT count(*) AS total{counting}\n  FROM {table.table}")
     for (kind, broken, expected), count in zip(wanted, list(counted.values())[1:], strict=True):
-        table.compared.append(f"{expected}: broken by {count} of {counted['total']} rows")
+        table.compared.append(f"{expected}: broken by {count:,} of {counted['total']:,} rows")
         table.count(kind, count)
         if count:
             naming = f"SELECT {table.key} AS k\n  FROM {table.table}\n WHERE {broken}\n LIMIT {table.shown}"
@@ -126,14 +126,14 @@ async def _check_doubled_keys(table: Collected) -> None:
         f"        HAVING count(*) > 1) AS doubled\n LIMIT {table.shown}"
     )
     surplus: int = doubled[0]["surplus"] if doubled else 0
-    table.compared.append(f"key ({', '.join(column.name for column in key)}): {surplus} rows too many")
+    table.compared.append(f"key ({', '.join(column.name for column in key)}): {surplus:,} rows too many")
     table.count("doubled", surplus)
     for row in doubled:
         table.show(
             "doubled",
             row["k"],
             expected="one row with this key",
-            found=f"{row['n']} rows",
+            found=f"{row['n']:,} rows",
             hint="remove the surplus rows; a primary key would have refused them",
         )
 
@@ -157,5 +157,5 @@ async def _check_catalogue(table: Collected) -> None:
 
 def _message(mapping: ResolvedMapping, rows: int, counts: dict[str, int]) -> str:
     if not counts:
-        return f"{rows} rows: keys, foreign keys, constraints and sequences hold"
+        return f"{rows:,} rows: keys, foreign keys, constraints and sequences hold"
     return f"{mapping.name}: " + ", ".join(f"{count} × {kind}" for kind, count in sorted(counts.items()))

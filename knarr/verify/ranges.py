@@ -12,12 +12,12 @@ from knarr.plan.resolved import Partition, ResolvedColumn
 from knarr.postgres.identifiers import quote
 from knarr.verify.canonical import enclosed, kind_of
 
-_INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
+INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
 
 
 def source_range(key: Sequence[ResolvedColumn], partition: Partition, arguments: list[str]) -> list[str]:
     """Conditions over the key's expressions; appends the bounds, as text, to `arguments` and binds them from there."""
-    return _range([_source_operand(column) for column in key], key, partition, arguments)
+    return _range([source_operand(column) for column in key], key, partition, arguments)
 
 
 def target_range(key: Sequence[ResolvedColumn], partition: Partition, arguments: list[str]) -> list[str]:
@@ -53,9 +53,10 @@ def _row(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"ROW({', '.join(parts)})"
 
 
-def _source_operand(column: ResolvedColumn) -> str:
+def source_operand(column: ResolvedColumn) -> str:
+    """A key column's expression on the source, as it is compared with bounds: so that an index on it is of use."""
     expression = enclosed(column.expression)
-    same = column.source_type == column.base_type or {column.source_type, column.base_type} <= _INTEGERS
+    same = column.source_type == column.base_type or {column.source_type, column.base_type} <= INTEGERS
     if column.category == "builtin" and not same:  # an idle cast would keep an index from being used
         expression = f"{expression}::{_type(column)}"
     return _operand(column, expression)

@@ -119,6 +119,11 @@ class SqlSide:
         records = await self.connection.fetch(sql, *self.relation.arguments, buckets, key_hashes)
         return [entry_of(record) for record in records], rows_of(records)
 
+    async def value(self, aggregate: str) -> object:
+        """An aggregate over all rows of the side."""
+        sql = self._said(f"SELECT {aggregate}\n{self.relation.source}")
+        return await self.connection.fetchval(sql, *self.relation.arguments)
+
     def _said(self, sql: str) -> str:
         if sql not in self.statements:
             self.statements.append(sql)

@@ -163,8 +163,8 @@ def _doubt(name: str, result: CheckResult) -> Finding | None:
             mapping=name,
             kind="coverage",
             expected="a result that passed without findings, with equal rows and checksums",
-            found=f"{result.check}: it says passed, yet {result.findings_total} findings, "
-            f"{result.source_rows} and {result.target_rows} rows",
+            found=f"{result.check}: it says passed, yet {result.findings_total:,} findings, "
+            f"{result.source_rows:,} and {result.target_rows:,} rows",
             hint="verify again; somebody has edited the result",
         )
     return None
@@ -207,7 +207,7 @@ def _message(results: Sequence[CheckResult], doubts: Sequence[Finding], outcome:
     if len(results) == 1:
         return first.message
     rows = _total([result.target_rows for result in results])
-    return f"{rows} rows in {len(results)} partitions, all as the source says"
+    return f"{rows:,} rows in {len(results)} partitions, all as the source says"
 
 
 def _sentence(checks: Sequence[CheckSummary]) -> str:
@@ -216,10 +216,10 @@ def _sentence(checks: Sequence[CheckSummary]) -> str:
     bad = [check for check in checks if check.outcome != "passed"]
     rows = sum(check.target_rows or 0 for check in checks if check.kind == "parity")
     if not bad:
-        return f"all {len(checks)} checks passed; {rows} rows are column by column what the source says"
+        return f"all {len(checks):,} checks passed; {rows:,} rows are column by column what the source says"
     findings = sum(check.findings_total for check in bad)
     names = ", ".join(f"{check.kind} {check.name!r}" for check in bad[:3]) + (", ..." if len(bad) > 3 else "")
-    return f"{len(bad)} of {len(checks)} checks did not pass ({names}): {findings} findings"
+    return f"{len(bad)} of {len(checks)} checks did not pass ({names}): {findings:,} findings"
 
 
 def _total(numbers: Sequence[int | None]) -> int | None:

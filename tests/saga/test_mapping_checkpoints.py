@@ -3,9 +3,10 @@
 from typing import Any, Final
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 
 from knarr.local.cluster import Cluster
+from knarr.postgres.session import connect
 from tests.saga.scene import PLAN, Scene, run_script
 from tests.saga.test_checkpoints import EXPECTED, ORDERS
 from tests.saga.test_whole_run import dump
@@ -172,6 +173,32 @@ async def test_a_mapping_that_a_later_round_finds_unlike_is_no_checkpoint_any_mo
         held = await scene.until(handle, "waiting for a person")
         assert held.checkpoints == ["everyone/shop.customer"]
         assert await scene.in_target(CHECKPOINTS) == "everyone/shop.customer"
+        await scene.order(handle, "abort")
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+
+async def test_no_order_can_lead_to_a_checkpoint_that_is_being_withdrawn(scene: Scene) -> None:
+    async with scene.worker():
+        handle = await scene.start(ASKING, pause_before=["verify"])
+        await scene.until(handle, "paused")
+        await run_script(scene.target_dsn, "UPDATE shop.customer SET balance = balance + 1 WHERE id = 7")
+        await scene.order(handle, "resume")
+        held = await scene.until(handle, "waiting for a person")
+        assert held.checkpoints == ["everyone/shop.order"]
+        await run_script(scene.target_dsn, 'UPDATE shop."order" SET total = total + 1 WHERE id = 9')
+        locker = await connect(scene.target_dsn, application_name="locker")
+        async with locker.transaction():
+            await locker.execute("SELECT FROM knarr.checkpoint WHERE name = 'everyone/shop.order' FOR UPDATE")
+            await scene.order(handle, "retry")
+            while held.checkpoints:
+                held = await scene.until(handle, "waiting for a person", "running")
+            assert await scene.in_target(CHECKPOINTS) == "everyone/shop.order", "the server still has it"
+            with pytest.raises(WorkflowUpdateFailedError):
+                await go_back(scene, handle, "everyone/shop.order")
+        await locker.close()
+        held = await scene.until(handle, "waiting for a person")
+        assert await scene.in_target(CHECKPOINTS) is None
         await scene.order(handle, "abort")
         with pytest.raises(WorkflowFailureError):
             await handle.result()
