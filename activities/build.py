@@ -37,12 +37,18 @@ async def create_tables(given: RunInput) -> StepResult:
 
 @activity.defn
 async def drop_tables(given: CompensationInput) -> StepResult:
-    """Compensation of `create_tables`: drops what this run made, the newest first. Holds when nothing was made."""
+    """Compensation of `create_tables`: drops what this run made, the newest first. Holds when nothing was made.
+
+    A table that holds rows is somebody else's to decide about, and stops it.
+    """
     run = given.run
     async with working("drop tables", run, undoing=True), target_of(run) as target:
+        changed_since = (await mappings.load_plan(target, run.run_id)).rollback.changed_since
         dropped = 0
         for mapping in reversed(await mappings.load_mappings(target, run.run_id)):
-            dropped += await objects.drop_objects(target, lease_of(run), run.run_id, mapping.number, list(BEFORE_ROWS))
+            dropped += await objects.drop_objects(
+                target, lease_of(run), run.run_id, mapping.number, list(BEFORE_ROWS), changed_since=changed_since
+            )
         dropped += await objects.drop_objects(target, lease_of(run), run.run_id, WHOLE_RUN, list(BEFORE_ROWS))
         async with fenced(target, lease_of(run)):
             head = await compensated(target, run, "create", f"{dropped} schemas, types and tables dropped")

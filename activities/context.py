@@ -12,7 +12,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.models import Message, RunContext
-from knarr.errors import KnarrError, PlanError, TransientError
+from knarr.errors import KnarrError, PlanError, TransientError, raised_at
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, attempt_lock
 from knarr.postgres.session import Connection, Pools
@@ -31,7 +31,7 @@ UNEXPECTED_ATTEMPTS: Final = 3
 LONGEST_MESSAGE: Final = 2_000
 
 # History holds no row. The log of the worker that met it is the operator's own.
-IN_THE_LOG: Final = "The server's words with the values are in this worker's log."
+IN_THE_LOG: Final = "The whole of it, with the values, is in this worker's log."
 
 _pools: Pools | None = None
 
@@ -117,17 +117,15 @@ async def working(
 
 
 def failure(error: Exception, step: str) -> ApplicationError:
-    """Our classified error as Temporal wants it: type, retryable or not, message for people, SQLSTATE as details."""
-    if isinstance(error, ApplicationError):
-        return error
+    """Our classified error as Temporal wants it: type, retryable or not, message for people, SQLSTATE as details.
+
+    Of an error that is not ours only its class and the place are told: its words may quote anything.
+    """
     if not isinstance(error, KnarrError | asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
         final = activity.info().attempt >= UNEXPECTED_ATTEMPTS
         log.error("unexpected error", exc_info=error, final=final)
-        return ApplicationError(
-            shortened(f"{step}: {type(error).__name__}: {scrub(str(error))}"),
-            type="Unexpected",
-            non_retryable=final,
-        )
+        told = f"{step}: {type(error).__name__}{raised_at(error)}\n{IN_THE_LOG}"
+        return ApplicationError(told, type="Unexpected", non_retryable=final)
     known = classify(error, step)
     transient = isinstance(known, TransientError)
     log.warning(

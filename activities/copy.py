@@ -1,7 +1,5 @@
 """Copying partitions, each in one transaction with its ledger row; and removing what was copied."""
 
-from contextlib import AsyncExitStack
-
 from temporalio import activity
 
 from activities.context import lease_of, pools, source_of, target_of, working
@@ -87,16 +85,9 @@ async def copy_partitions(given: CopyInput) -> CopyResult:
 async def remove_rows(given: CompensationInput) -> StepResult:
     """Compensation of a mapping's copy in a phase. Holds when nothing, half or all of it was copied."""
     run, number = given.run, given.mapping
-    async with (
-        working("remove rows", run, mapping=number, undoing=True),
-        target_of(run) as target,
-        AsyncExitStack() as stack,
-    ):
+    async with working("remove rows", run, mapping=number, undoing=True), target_of(run) as target:
         mapping = await mappings.load_mapping(target, run.run_id, number)
         plan = await mappings.load_plan(target, run.run_id)
-        # Only several phases need the source, to tell their rows apart; else a dead source does not stop a rollback.
-        several = len(plan.rollout) > 1 and not mapping.occupied
-        source = await stack.enter_async_context(source_of(run)) if several else None
         if mapping.occupied:
             undone = await undo.undo_phase(
                 target,
@@ -111,12 +102,13 @@ async def remove_rows(given: CompensationInput) -> StepResult:
         else:
             count = await remove.remove_rows(
                 target,
-                source,
+                lambda: source_of(run),  # only rows in doubt need it, so a dead source does not stop a rollback
                 lease_of(run),
                 run.run_id,
                 mapping,
                 given.phase,
                 [phase.phase for phase in plan.rollout],
+                changed_since=plan.rollback.changed_since,
                 limits=plan.limits,
             )
             summary = f"{mapping.name}: {count:,} rows removed"

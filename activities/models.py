@@ -153,7 +153,7 @@ class VerdictSummary(Message):
     failed: int
     rows: int
     findings: int
-    first_findings: list[str] = Field(description="at most five, one line each; keys and columns, values shortened")
+    first_findings: list[str] = Field(description="at most five lines: where, how many, of what kind, in which columns")
     digest: str
     head: AuditHead
     repairable: list[int] = Field(default_factory=list, description="mappings with unlike rows that can be rewritten")

@@ -34,7 +34,9 @@ async def survey_databases(given: RunInput) -> SurveyResult:
         plan = record.plan
         surveyed = await survey(source, target, plan, run.run_id)
         if surveyed.errors:
-            raise SurveyRefused(refusal(surveyed), hint="`knarr check PLAN` shows the same without a run")
+            examples = any(problem.examples for problem in surveyed.errors)
+            same = "the same, with the keys or the server's words," if examples else "the same"
+            raise SurveyRefused(refusal(surveyed), hint=f"`knarr check PLAN` shows {same} without a run")
         size = size_bytes(plan.limits.partition_size)
         cut = {mapping.number: await partitions.plan_partitions(source, mapping, size) for mapping in surveyed.mappings}
         await claim(target, run.run_id, plan, record.plan_hash, [mapping.target for mapping in surveyed.mappings])
@@ -114,7 +116,7 @@ def summary(mapping: ResolvedMapping, parts: int, phases: list[str], *, alone: b
 
 
 def refusal(surveyed: Survey) -> str:
-    """All problems that forbid the run, one a line."""
+    """All problems that forbid the run, one a line; without their examples, since it goes into workflow history."""
     lines = [
         f"- {problem.where}: {problem.found}{f'; expected {problem.expected}' if problem.expected else ''}"
         f"{f' ({problem.hint})' if problem.hint else ''}"

@@ -23,12 +23,21 @@ from knarr.postgres.selection import moved_predicate
 from knarr.telemetry import metrics
 from knarr.telemetry.scrub import scrub
 from knarr.verify import cross, downstream, integrity, parity, results, rules, verdict
-from knarr.verify.models import CheckKey, CheckResult, Finding
+from knarr.verify.models import CheckKey, CheckResult, CheckSummary
 from knarr.verify.pace import Pace
 
 log = structlog.get_logger(__name__)
 
-FINDINGS_IN_HISTORY: Final = 5
+LINES_IN_HISTORY: Final = 5
+LONGEST_LINE: Final = 300
+
+# Other kinds of findings are words for what a row is: missing, extra, doubled, changed, orphan.
+WORDS: Final = {
+    "rule": "rows do not meet it",
+    "cross": "differences",
+    "downstream": "differences",
+    "coverage": "not computed, or not as stored",
+}
 
 # A row that differs says more than the sums that differ because of it.
 KINDS: Final = ("parity", "integrity", "rule", "cross", "downstream")
@@ -181,14 +190,14 @@ async def conclude_verification(given: VerifyInput) -> VerdictSummary:
         )
         head = await results.store_verdict(target, lease_of(run), concluded, key_of_environment())
         by_weight = sorted(concluded.checks, key=lambda check: KINDS.index(check.kind))
-        findings = [line(check.name, finding) for check in by_weight for finding in check.findings]
+        found = [line for check in by_weight for line in lines(check)]
         return VerdictSummary(
             passed=concluded.passed,
             checks=len(expected),
             failed=sum(1 for check in concluded.checks if check.outcome != "passed"),
             rows=sum(check.target_rows or 0 for check in concluded.checks if check.kind == "parity"),
             findings=concluded.findings_total,
-            first_findings=[scrub(finding) for finding in findings[:FINDINGS_IN_HISTORY]],
+            first_findings=[scrub(line) for line in found[:LINES_IN_HISTORY]],
             digest=concluded.digest,
             head=head,
             repairable=[
@@ -225,11 +234,18 @@ def told(found: list[CheckResult]) -> VerifyResult:
     )
 
 
-def line(check: str, finding: Finding) -> str:
-    """A finding for history: where and what, values shortened."""
-    key = ", ".join(f"{name}={value}" for name, value in finding.key.items())
-    where = finding.mapping or f"check '{check}'"
-    column = f", column {finding.column}: expected {finding.expected}, found {finding.found}" if finding.column else ""
-    if finding.kind == "coverage":
-        column = f": {finding.found}"
-    return f"{where} ({key}): {finding.kind}{column}"[:300]
+def lines(check: CheckSummary) -> list[str]:
+    """A check's findings for history: where, how many, of what kind, in which columns. Keys and values stay in the
+
+    target's knarr schema.
+    """
+    table = next((finding.mapping for finding in check.findings if finding.mapping), "")
+    where = table if check.name == table else f"{f'{table}, ' if table else ''}check '{check.name}'"
+    if check.outcome == "could not run":
+        return [f"{where}: could not run"[:LONGEST_LINE]]
+    told = []
+    for kind, total in check.counts.items():
+        columns = sorted({each.column for each in check.findings if each.kind == kind and each.column})
+        what = WORDS.get(kind, kind)
+        told.append(f"{where}: {total:,} {what}" + (f" in {', '.join(columns)}" if columns else ""))
+    return [line[:LONGEST_LINE] for line in told]

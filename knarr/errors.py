@@ -11,7 +11,10 @@
 `classify` (knarr.postgres.failures) turns what PostgreSQL raises into one of these.
 """
 
-from typing import ClassVar, Literal
+import sysconfig
+from importlib.machinery import ModuleSpec
+from types import FrameType
+from typing import ClassVar, Final, Literal
 
 Kind = Literal["plan", "data", "lost lease", "transient"]
 
@@ -24,7 +27,8 @@ class KnarrError(Exception):
             into workflow history.
         hint: what to do next, or empty; likewise.
         sqlstate: the five-character SQLSTATE behind it, or empty.
-        detail: the server's own words with the values in them, for the worker's log and for nothing else; or empty.
+        detail: the same with the values in it, in the server's or the function's own words; or empty. For the worker's
+            log, the terminal and the target's knarr schema; never for workflow history.
     """
 
     kind: ClassVar[Kind] = "plan"
@@ -70,3 +74,25 @@ class TransientError(KnarrError):
     """It may work when tried again: connection lost, lock not available, server restarting, disk full."""
 
     kind: ClassVar[Kind] = "transient"
+
+
+# What is installed beside us, not written by us or by a plan's author.
+_INSTALLED: Final = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def raised_at(error: BaseException) -> str:
+    """` at MODULE, line N`: the innermost place of ours or of a plan's own code; empty if there is none."""
+    place, step = "", error.__traceback__
+    while step is not None:
+        if module := _module(step.tb_frame):
+            place = f" at {module}, line {step.tb_lineno}"
+        step = step.tb_next
+    return place
+
+
+def _module(frame: FrameType) -> str:
+    # What was compiled from a text may call its file and its module whatever that text says.
+    spec, file = frame.f_globals.get("__spec__"), frame.f_code.co_filename
+    if not isinstance(spec, ModuleSpec) or spec.origin != file or file.startswith(_INSTALLED):
+        return ""
+    return spec.name

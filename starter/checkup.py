@@ -12,6 +12,7 @@ from knarr.postgres import health, schema
 from knarr.postgres.session import Connection, connect
 from knarr.postgres.survey.environment import OLDEST
 from knarr.settings import CONNECTION_PREFIX, Connections
+from knarr.wording import counted
 from starter.exits import Exit
 from starter.failures import exit_of
 
@@ -92,7 +93,7 @@ def _server(wanted: Wanted, server: health.Server, needed: int) -> Iterable[Line
         fix = "let the alias lead to the primary"
         yield Line("fail", alias, "the target is a standby: nothing can be written there", fix, Exit.USAGE)
     if server.free < needed:
-        found = f"{server.free} connections are free; a run may want {needed}"
+        found = f"{counted(server.free, 'connection')} free; a run may want {needed:,}"
         yield Line("warn", alias, found, "raise max_connections, or lower `parallelism` in the plan")
     yield from _knarr_schema(wanted, server)
 
@@ -142,4 +143,4 @@ async def _privileges(connection: Connection, wanted: Wanted, server: health.Ser
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from knarr.errors import ClaimRefused, DataError, KnarrError, LostLease, SurveyRefused, TransientError
 from knarr.local.errors import LocalServerError
+from knarr.wording import counted
 from starter.exits import Exit
 
 
@@ -49,14 +50,14 @@ def explain(error: BaseException) -> Complaint:
         from knarr.plan.problems import PlanProblems
 
         if isinstance(error, PlanProblems):
-            count = len(error.problems)
             return Complaint(
                 Exit.USAGE,
-                f"{count} problem{'' if count == 1 else 's'} in the plan; nothing was written",
+                f"{counted(len(error.problems), 'problem')} in the plan; nothing was written",
                 error.hint or "mend what is listed above, then: knarr check PLAN",
                 [str(problem) for problem in error.problems],
             )
-        return Complaint(exit_of(error), error.message, error.hint)
+        # The terminal may show what history may not.
+        return Complaint(exit_of(error), error.detail or error.message, error.hint)
     return _foreign(error)
 
 

@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.models import CopyProgress, VerifyProgress
 from knarr.wording import counted
 from starter.exits import Exit
-from starter.runs import RunHandle
+from starter.runs import RunHandle, state_of
 from workflows.messages import Progress, State, Status
 
 POLL_SECONDS: Final = 0.5
@@ -39,7 +39,10 @@ ENDED_BY: Final[dict[str, Exit]] = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one moment. `live` holds rows of partitions that are still open, by mapping: they may yet be undone."""
+    """A run at one moment. `live` holds rows of partitions that are still open, by mapping: they may yet be undone.
+
+    Without a worker that answers there may be no progress; the state is then what the run last told the server.
+    """
 
     run_id: str
     status: WorkflowExecutionStatus
@@ -50,6 +53,7 @@ class Snapshot:
     retrying: list[str] = field(default_factory=list)
     at: float = field(default_factory=time.monotonic)
     first_look: float = field(default_factory=time.monotonic)
+    told: str = "starting"
 
     @property
     def running(self) -> bool:
@@ -59,7 +63,7 @@ class Snapshot:
     @property
     def state(self) -> str:
         """The run's own word for where it is."""
-        return self.progress.status.state if self.progress else "starting"
+        return self.progress.status.state if self.progress else self.told
 
     def rows_of(self, mapping: int) -> int:
         """Rows committed and rows under way."""
@@ -99,7 +103,7 @@ async def look(client: Client, handle: RunHandle, last: Progress | None = None) 
     answered = progress is not None
     progress = progress or last
     if status is not WorkflowExecutionStatus.RUNNING or progress is None:
-        return Snapshot(handle.id, status, progress, answered)
+        return Snapshot(handle.id, status, progress, answered, told=state_of(description))
     pending = list(description.raw_description.pending_activities)
     for child in _children(handle.id, progress):
         pending += await _pending(client, child)

@@ -1,7 +1,9 @@
 """Giving an order to a run: as an update that answers, or, with no worker there, as a signal that is kept."""
 
+import asyncio
 import getpass
 import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
@@ -14,13 +16,16 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from starter.checkpoints import knows_its_mappings
 from starter.exits import Exit
 from starter.failures import StarterError
 from starter.runs import RunHandle
 from workflows.controls import how_far
-from workflows.messages import SIGNALS, Accepted, Order, RollbackOrder, Status
+from workflows.messages import SIGNALS, Accepted, Order, Progress, RollbackOrder, Status
 
 ANSWER_WITHIN: Final = timedelta(seconds=20)
+NAMES_WITHIN_SECONDS: Final = 15.0
+LOOK_AGAIN_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,11 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
     """Give the order and return the run's answer.
 
     Raises:
-        StarterError: exit 5, the run refused it and says why; exit 4, no worker answers and it can't be left for one.
+        StarterError: exit 5, the run refused it and says why, or does not know yet what its mappings are called; exit
+            4, no worker answers and it can't be left for one.
     """
+    if isinstance(order, RollbackOrder) and "/" in order.to:
+        await _until_named(handle)
     try:
         accepted = await handle.execute_update(action, order, result_type=Accepted, rpc_timeout=ANSWER_WITHIN)
     except WorkflowUpdateFailedError as error:
@@ -63,6 +71,28 @@ async def destination(handle: RunHandle) -> str:
     except (WorkflowQueryFailedError, RPCError):
         return ""  # the order itself says what is wrong; unnamed, the run decides
     return how_far(RollbackOrder(actor="-"), status.state, status.checkpoints)
+
+
+async def _until_named(handle: RunHandle) -> None:
+    """Waits for a run that has just continued as new: until it has recalled its survey it knows no mapping by name."""
+    give_up_at = time.monotonic() + NAMES_WITHIN_SECONDS
+    while True:
+        try:
+            progress = await handle.query("progress", result_type=Progress, rpc_timeout=ANSWER_WITHIN)
+        except (WorkflowQueryFailedError, RPCError):
+            return  # the order itself says what is wrong
+        if knows_its_mappings(progress):
+            return
+        if time.monotonic() > give_up_at:
+            hint = "try again in a moment"
+            if progress.status.state == "paused":
+                hint = f"it does so once it goes on: knarr resume {handle.id} --reason ..."
+            raise StarterError(
+                Exit.REFUSED,
+                "rollback is refused: the run is still recalling its survey, and does not know its mappings by name",
+                hint=hint,
+            )
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 
 async def _leave(handle: RunHandle, action: str, order: Order, error: Exception) -> Answer:

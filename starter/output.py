@@ -10,6 +10,7 @@ from starter.exits import Exit
 if TYPE_CHECKING:
     from pydantic import JsonValue
     from rich.console import Console
+    from rich.text import Text
 
 SCHEMA_VERSION: Final = 1
 
@@ -97,6 +98,13 @@ class Output:
                     "problems": list(problems),
                 },
             )
+
+
+def plain(text: str, style: str = "") -> "Text":
+    """Foreign text for a table or a screen: not read as markup, and without characters that act on a terminal."""
+    from rich.text import Text
+
+    return Text(_harmless(text), style=style)
 
 
 def _harmless(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from knarr.wording import counted
 from starter.connect import ensure_search_attributes
 from starter.exits import Exit
 from starter.failures import StarterError
+from workflows.controls import ENDED
 from workflows.messages import MigrationInput, Status
 
 WORKFLOW: Final = "Migration"
@@ -152,23 +153,29 @@ async def listed(client: Client, *, plan: str | None = None) -> list[Run]:
 
 async def _query(client: Client, condition: str) -> list[Run]:
     query = f'WorkflowType = "{WORKFLOW}"' + (f" AND {condition}" if condition else "")
-    found = [_run(execution) async for execution in client.list_workflows(query)]
-    return sorted(found, key=lambda run: run.started_at, reverse=True)
+    found: dict[str, Run] = {}
+    for run in sorted([_run(each) async for each in client.list_workflows(query)], key=lambda run: run.started_at):
+        # A run that continued as new is several executions: it began with the first, and is what the last says.
+        found[run.run_id] = replace(run, started_at=found.get(run.run_id, run).started_at)
+    return sorted(found.values(), key=lambda run: run.started_at, reverse=True)
+
+
+def state_of(execution: WorkflowExecution) -> str:
+    """What a run last told the server of itself; how it was ended, where that came from outside and it could not."""
+    state = execution.typed_search_attributes.get(STATE, "unknown")
+    if execution.status in {None, WorkflowExecutionStatus.RUNNING} or state in ENDED:
+        return state
+    return execution.status.name.lower().replace("_", " ") if execution.status else state
 
 
 def _run(execution: WorkflowExecution) -> Run:
     attributes = execution.typed_search_attributes
-    ended = execution.status not in {None, WorkflowExecutionStatus.RUNNING}
-    state = attributes.get(STATE, "unknown")
-    if ended and state in {"starting", "running", "paused"}:
-        # Terminated or timed out from outside: the workflow could not say so any more.
-        state = execution.status.name.lower().replace("_", " ") if execution.status else state
     return Run(
         run_id=execution.id,
         plan=attributes.get(PLAN, execution.id.split("/")[0]),
         source=attributes.get(SOURCE, ""),
         target=attributes.get(TARGET, ""),
-        state=state,
+        state=state_of(execution),
         phase=attributes.get(PHASE, "-"),
         started_at=execution.start_time,
         ended_at=execution.close_time,

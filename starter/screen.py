@@ -9,8 +9,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from knarr.wording import counted
 from starter.following import Snapshot
 from starter.meter import Meter, spoken
+from starter.output import plain
 from workflows.messages import MappingProgress, MappingState
 
 COLOURS: Final[dict[str, str]] = {
@@ -22,8 +24,9 @@ COLOURS: Final[dict[str, str]] = {
 GOING_BACK: Final = frozenset({"unwinding", "rolled back", "aborted", "at checkpoint"})
 JUSTIFIED: Final[tuple[JustifyMethod, ...]] = ("left", "left", "right", "right", "right", "left")
 BAR_WIDTH: Final = 28
-# Lines of the screen that are no mapping: header, spaces, overall bar, waits, retries.
-OTHER_LINES: Final = 12
+MESSAGE_LINES: Final = 6
+# Lines of the screen that are no mapping: header, spaces, overall bar, waits, what happened, retries.
+OTHER_LINES: Final = 16
 
 
 class Screen:
@@ -72,10 +75,13 @@ class Screen:
         if seen.progress is not None and seen.progress.mappings:
             parts += [self._mappings(seen.progress.mappings), self._sum(seen)]
         if seen.progress is not None and seen.progress.status.waiting_for:
-            parts.append(Text(f"waits for {seen.progress.status.waiting_for}", style="yellow"))
-        parts += [Text(f"trying again: {line}", style="yellow", overflow="ellipsis") for line in seen.retrying[:3]]
+            parts.append(plain(f"waits for {seen.progress.status.waiting_for}", style="yellow"))
+        if seen.progress is not None and seen.running and seen.progress.status.message:
+            parts.append(plain(_beginning(seen.progress.status.message), style="yellow"))
+        parts += [plain(f"trying again: {line}", style="yellow") for line in seen.retrying[:3]]
         if not seen.answered and seen.running:
-            parts.append(Text("no worker answers; what is shown is the last that was known", style="yellow"))
+            known = "no worker answers; what is shown is the last that was known. Start one: knarr worker"
+            parts.append(Text(known, style="yellow"))
         return Group(*parts)
 
     def _header(self, seen: Snapshot) -> Text:
@@ -85,7 +91,7 @@ class Screen:
             status = seen.progress.status
             for word in (f"phase {status.phase}" if status.phase else "", status.step):
                 if word:
-                    header.append(f"  ·  {word}")
+                    header.append_text(plain(f"  ·  {word}"))
         if self._link:
             header.append(f"\n{self._link}", style="dim")
         return header
@@ -101,7 +107,7 @@ class Screen:
             moved = mapping.state not in {"waiting", "copying", "taken back"}
             copying = mapping.state == "copying" and meter.rate > 0
             table.add_row(
-                mapping.name,
+                plain(mapping.name),
                 ProgressBar(total=total, completed=total if moved else meter.rows, width=BAR_WIDTH),
                 f"{meter.rows:,} rows",
                 f"{meter.rate:,.0f} rows/s" if copying else "",
@@ -109,7 +115,7 @@ class Screen:
                 mapping.state,
             )
         if len(mappings) > room:
-            table.add_row(f"and {len(mappings) - room} more")
+            table.add_row(f"and {len(mappings) - room:,} more")
         return table
 
     def _sum(self, seen: Snapshot) -> Table:
@@ -129,6 +135,12 @@ class Screen:
             f"{spoken(meter.seconds_left(goal))} to go" if moving and meter.rows < goal else "",
         )
         return table
+
+
+def _beginning(message: str) -> str:
+    lines = message.splitlines()
+    more = len(lines) - MESSAGE_LINES
+    return "\n".join(lines[:MESSAGE_LINES]) + (f"\n… and {counted(more, 'line')} more" if more > 0 else "")
 
 
 def by_interest(mappings: list[MappingProgress]) -> list[MappingProgress]:

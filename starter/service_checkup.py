@@ -16,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from knarr.local.temporal import SEARCH_ATTRIBUTES
 from knarr.postgres.health import HeldLease
+from knarr.wording import counted
 from starter.checkup import Line
 from starter.connect import Service
 from starter.exits import Exit
@@ -74,7 +75,7 @@ async def _workers(client: Client, task_queue: str) -> Line:
             if (now - poller.last_access_time.ToDatetime(UTC)).total_seconds() < POLLED_WITHIN_SECONDS
         }
     if recent:
-        return Line("ok", "workers", f"{len(recent)} on task queue {task_queue}: {', '.join(sorted(recent)[:3])}")
+        return Line("ok", "workers", f"{len(recent):,} on task queue {task_queue}: {', '.join(sorted(recent)[:3])}")
     found = f"nobody has asked task queue {task_queue} for work within {POLLED_WITHIN_SECONDS:.0f} s"
     return Line("warn", "workers", found, "knarr worker; or set KNARR_TASK_QUEUE to the workers' queue")
 
@@ -96,7 +97,8 @@ async def look_at_lease(client: Client | None, alias: str, held: HeldLease) -> L
     """One run that holds tables: is anybody there who will let go of them?"""
     subject = f"{alias}: lease of {held.run_id}"
     what = (
-        f"{len(held.tables)} tables, {held.rows:,} rows, {held.objects} objects, since {held.started_at:%Y-%m-%d %H:%M}"
+        f"{counted(len(held.tables), 'table')}, {counted(held.rows, 'row')}, {counted(held.objects, 'object')}, "
+        f"since {held.started_at:%Y-%m-%d %H:%M}"
     )
     if client is None:
         return Line("warn", subject, f"{what} UTC; Temporal can't be asked about it", "let Temporal answer first")

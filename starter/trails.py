@@ -8,6 +8,7 @@ from knarr.audit.chain import AuditHead
 from knarr.audit.facts import ReportData
 from knarr.audit.gather import gather
 from knarr.audit.report import render_report, report_json
+from knarr.audit.signing import key_of_environment
 from knarr.postgres.session import connect as connect_database
 from knarr.settings import Settings
 from starter import runs
@@ -51,14 +52,17 @@ async def found_run(service: Service, handle: runs.RunHandle) -> FoundRun:
 async def write_report(settings: Settings, found: FoundRun, file: Path, form: Form = "html") -> ReportData:
     """Gather everything that the target and Temporal know of a run, and write it to a file.
 
+    With a signing key in the environment the verdicts' signatures are checked too.
+
     Raises:
-        PlanError: the target knows no such run.
+        PlanError: the target knows no such run, or the signing key can't be read.
         TransientError: the target does not answer.
     """
+    key = key_of_environment()
     dsn = load_connections(settings).resolve(found.target)
     connection = await connect_database(dsn, application_name="knarr report", read_only=True)
     try:
-        data = await gather(connection, found.run_id, found.witnesses)
+        data = await gather(connection, found.run_id, found.witnesses, key)
     finally:
         await connection.close()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from knarr.postgres import runs
 from knarr.postgres.session import connect
 from knarr.postgres.unwind import let_stand, unwind
 from knarr.settings import Connections, Settings
+from knarr.wording import counted
 from starter.connect import connect as connect_to_temporal
 from starter.exits import Exit
 from starter.failures import StarterError
@@ -145,8 +146,9 @@ async def _take_back(
     finally:
         await target.close()
     told = (
-        f"{lost.run_id} is taken back: {done.rows:,} rows, {done.objects} objects, {done.sequences} sequences, "
-        f"{done.verdicts} verdicts withdrawn. The target is what it was before."
+        f"{lost.run_id} is taken back: {counted(done.rows, 'row')}, {counted(done.objects, 'object')}, "
+        f"{counted(done.sequences, 'sequence')}, {counted(done.verdicts, 'verdict')} withdrawn. "
+        "The target is what it was before."
     )
     return told, {"state": "rolled back", **done.model_dump(mode="json")}
 
@@ -161,5 +163,6 @@ async def _let_stand(
         )
     finally:
         await target.close()
-    told = f"{lost.run_id} stands: its tables are free, {dropped:,} entries of the undo log are dropped."
+    entries = counted(dropped, "entry", "entries")
+    told = f"{lost.run_id} stands: its tables are free, {entries} of the undo log dropped."
     return told, {"state": "completed", "undo_entries_dropped": dropped}

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN: Final = 10
 
+# Temporal holds no row, so a summary has none.
+ELSEWHERE: Final = "keys and values are in the target's knarr schema: knarr report shows them where it can be reached"
+
 
 @dataclass(frozen=True)
 class StoredVerdict:
@@ -38,7 +41,7 @@ async def stored_verdict(settings: Settings, run_id: str, target: str) -> Stored
         dsn = load_connections(settings).resolve(target)
         connection = await connect(dsn, application_name="knarr watch", read_only=True)
     except KnarrError:
-        return None  # a machine that only talks to Temporal; the summary in the workflow stands in
+        return None  # a machine that only talks to Temporal; the summary, without keys and values, stands in
     try:
         newest = await newest_verdict(connection, run_id)
         verdict = await load_verdict(connection, run_id, newest.phase, newest.round) if newest else None
@@ -59,6 +62,8 @@ def show_verdict(
             )
             for line in summary.first_findings:
                 output.result(f"  {line}")
+            if summary.findings:
+                output.result(f"  {ELSEWHERE}")
         return
     output.result(table_of(verdict, "verdict, before all was taken back: " if withdrawn else "verdict: "))
     findings = [finding for check in verdict.checks for finding in check.findings]

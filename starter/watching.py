@@ -73,6 +73,8 @@ async def follow(output: Output, service: Service, handle: RunHandle, enough: En
 
 def _until_somebody_is_needed(output: Output) -> Enough:
     def enough(seen: Snapshot) -> Ending | None:
+        if seen.progress is None:
+            return None  # what it waits for is not known
         if seen.state == "kept open":
             return kept_open(seen)
         if seen.state in WAITS and not output.interactive:

@@ -73,8 +73,12 @@ class Conduct(Beside):
 
     @property
     def checkpoints(self) -> list[str]:
-        """Names of what a rollback can stop at, in the order in which it was verified: PHASE or PHASE/MAPPING."""
-        return [self.checkpoint_name(each) for each in self.saga.checkpoints]
+        """Names of what a rollback can stop at, in the order in which it was verified: PHASE or PHASE/MAPPING.
+
+        Without a mapping whose name is not known, as after continuing as new until the survey is recalled.
+        """
+        known = self.view.mappings
+        return [self.checkpoint_name(at) for at in self.saga.checkpoints if at.mapping < 0 or at.mapping in known]
 
     def checkpoint_name(self, checkpoint: Checkpoint) -> str:
         """What an operator calls it."""

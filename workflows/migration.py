@@ -72,6 +72,7 @@ class MigrationWorkflow(TakesOrders):
 
     async def _forward(self) -> None:
         """The saga. Each step registers how to take it back before it is scheduled; a step done is not repeated."""
+        await self.conduct.recall()  # before any gate, so that a paused run knows its mappings by name too
         await self._claim()
         survey = await self._survey()
         await self._create_tables()
@@ -121,7 +122,6 @@ class MigrationWorkflow(TakesOrders):
 
         undo = Compensation(activity="discard_survey", summary="the survey")
         await self.conduct.saga.count("survey", survey, undo=undo)
-        await self.conduct.recall()
         if self.conduct.survey is None:
             raise RuntimeError("the survey is done and is not known")
         return self.conduct.survey

@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from knarr.audit.canonical import canonical_json
 from knarr.telemetry.scrub import scrub_value
+from knarr.wording import counted
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -211,7 +212,7 @@ def _broken_link(entry: AuditEntry, previous: AuditEntry | None) -> ChainFault:
 def _check_head(entries: Sequence[AuditEntry], head: AuditHead | None) -> list[ChainFault]:
     last = entries[-1] if entries else None
     if head is None:
-        message = f"the head row is gone; the trail has {len(entries)} entries"
+        message = f"the head row is gone; the trail has {counted(len(entries), 'entry', 'entries')}"
         return [ChainFault(kind="head rewound", position=last.position, message=message)] if last else []
     standing = last.position if last else 0
     if head.position > standing:

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from knarr.audit.facts import MappingFacts, ReportData, StoredCheck, VerdictFacts
 from knarr.telemetry.scrub import scrub
+from knarr.wording import counted
 
 Key = tuple[str, str, int, int]  # kind, name, mapping, partition
 
@@ -31,9 +32,12 @@ def not_computed(data: ReportData, verdict: VerdictFacts, stored: Sequence[Store
     ]
     doubts = []
     if missing:
-        doubts.append(f"{len(missing)} checks that the plan asks for have no result: {_shown(missing)}")
+        verb = "has" if len(missing) == 1 else "have"
+        what = f"{counted(len(missing), 'check')} that the plan asks for {verb} no result"
+        doubts.append(f"{what}: {_shown(missing)}")
     if empty:
-        doubts.append(f"{len(empty)} results have no statement behind them, so nothing was computed: {_shown(empty)}")
+        what = f"{counted(len(empty), 'result')} without a statement behind, so that nothing was computed"
+        doubts.append(f"it rests on {what}: {_shown(empty)}")
     return doubts
 
 
@@ -61,9 +65,14 @@ def _names(entries: JsonValue, key: str) -> list[str]:
     return [str(entry[key]) for entry in found if isinstance(entry, dict) and key in entry]
 
 
+def named(kind: str, name: str, partition: int) -> str:
+    """A check as people call it: parity 'shop.order', partition 3."""
+    return f"{kind} {name!r}" + (f", partition {partition}" if partition >= 0 else "")
+
+
 def _name(key: Key) -> str:
     kind, name, _, partition = key
-    return f"{kind} {name!r}" + (f", partition {partition}" if partition >= 0 else "")
+    return named(kind, name, partition)
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -9,9 +9,10 @@ import json
 from pydantic import JsonValue
 
 from knarr.audit.canonical import digest_of
-from knarr.audit.coverage import not_computed
+from knarr.audit.coverage import named, not_computed
 from knarr.audit.facts import CheckFacts, ReportData, StoredCheck, VerdictFacts
 from knarr.audit.judged import said_by
+from knarr.wording import counted
 
 ENDED_WELL = ("sealed", "completed")
 
@@ -28,6 +29,7 @@ def doubts_about(data: ReportData) -> list[str]:
     )
     gone = sorted(witnessed - {verdict.digest for verdict in data.verdicts})
     doubts.extend(f"the audit trail holds a verdict with the digest {digest} that is not stored" for digest in gone)
+    doubts.extend(data.signatures.doubts)
     for verdict in data.verdicts:
         doubts.extend(_doubts_about_verdict(verdict, data, witnessed))
     proved = any(verdict.passed and not verdict.withdrawn for verdict in data.verdicts)
@@ -55,19 +57,23 @@ def _doubts_about_verdict(verdict: VerdictFacts, data: ReportData, witnessed: se
     if verdict.digest not in witnessed:
         doubts.append(f"{name}: the audit trail holds no verdict with the digest {verdict.digest}")
     if (said := verdict.document.get("passed")) is not None and said is not verdict.passed:
-        doubts.append(f"{name}: its document says passed={said}, its row says passed={verdict.passed}")
+        doubts.append(f"{name}: its document says {_word(said)}, its row says {_word(verdict.passed)}")
     if (plan_hash := verdict.document.get("plan_hash")) is not None and plan_hash != data.run.plan_hash:
         doubts.append(f"{name}: it is about the plan {plan_hash}, the run's plan is {data.run.plan_hash}")
     stored = [check for check in data.checks if (check.phase, check.round) == (verdict.phase, verdict.round)]
     judged = said_by(verdict)
     if verdict.passed and (failed := [check for check in judged if not check.passed]):
-        doubts.append(f"{name}: it says passed, but {len(failed)} of its checks did not")
+        doubts.append(f"{name}: it says passed, but {len(failed):,} of its {counted(len(judged), 'check')} did not")
     if verdict.passed and not judged:
         doubts.append(f"{name}: it says passed, but names no check")
     if verdict.passed:
         doubts.extend(f"{name}: it says passed, but {what}" for what in not_computed(data, verdict, stored))
     doubts.extend(f"{name}: {what}" for what in _unlike_results(judged, stored))
     return doubts
+
+
+def _word(passed: JsonValue) -> str:
+    return {True: "passed", False: "failed"}[passed] if isinstance(passed, bool) else f"neither, but {passed}"
 
 
 def _unlike_results(judged: list[CheckFacts], stored: list[StoredCheck]) -> list[str]:
@@ -84,7 +90,7 @@ def _unlike_results(judged: list[CheckFacts], stored: list[StoredCheck]) -> list
     for check in stored:
         row = check.model_dump(include={"kind", "name", "mapping", "partition", "outcome"})
         if any(check.result.get(column) != value for column, value in row.items()):
-            unlike.append(f"the row of {check.kind} {check.name!r} ({check.partition}) contradicts its own document")
+            unlike.append(f"the row of {named(check.kind, check.name, check.partition)} contradicts its own document")
     return unlike
 
 

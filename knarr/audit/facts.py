@@ -164,6 +164,17 @@ class TrailFacts(Facts):
     faults: list[ChainFault] = Field(default_factory=list)
 
 
+class SignatureFacts(Facts):
+    """Whether the signatures of the trail's verdicts were checked, with which key, and what came of it."""
+
+    key_id: str | None = Field(default=None, description="of the key that they were checked with; None: not checked")
+    verdicts: int = Field(default=0, description="in the trail: each must be signed")
+    claimed: dict[str, int] = Field(
+        default_factory=dict, description="verdicts by the id of the key that they say signed them; a mere claim"
+    )
+    doubts: list[str] = Field(default_factory=list, description="a sentence for each verdict that the key did not sign")
+
+
 class ReportData(Facts):
     """Everything that a report says. Its JSON (`knarr.audit.report.report_json`) and its HTML tell the same."""
 
@@ -182,6 +193,7 @@ class ReportData(Facts):
     objects: list[ObjectFacts]
     plan: dict[str, JsonValue]
     trail: TrailFacts
+    signatures: SignatureFacts = Field(default_factory=SignatureFacts)
 
     def mapping_name(self, number: int) -> str:
         """A mapping's name for people; -1 is the run as a whole."""

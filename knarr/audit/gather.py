@@ -22,10 +22,12 @@ from knarr.audit.facts import (
     VerdictFacts,
 )
 from knarr.audit.sentence import conclude
+from knarr.audit.signing import SigningKey, check_signatures
 from knarr.errors import PlanError
 from knarr.plan.load import canonical_json, digest_of
 from knarr.plan.models import Plan
 from knarr.telemetry.scrub import scrub_value
+from knarr.wording import counted
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -71,7 +73,10 @@ _OBJECT: Final = TypeAdapter(dict[str, JsonValue])
 
 
 async def gather(
-    connection: "Connection[Record]", run_id: str, witnesses: Sequence[chain.AuditHead] = ()
+    connection: "Connection[Record]",
+    run_id: str,
+    witnesses: Sequence[chain.AuditHead] = (),
+    key: SigningKey | None = None,
 ) -> ReportData:
     """Reads everything that the target knows of a run, in one snapshot, and says what it amounts to.
 
@@ -80,6 +85,7 @@ async def gather(
         run_id: the run's id, which is its workflow id.
         witnesses: heads of the audit chain that Temporal's history holds; without them a chain that was cut and
             wound back can't be told from a whole one.
+        key: what every verdict in the trail must be signed with; without one no signature is checked.
 
     Raises:
         PlanError: the target knows no such run.
@@ -126,6 +132,7 @@ async def gather(
             witnesses=list(witnesses),
             faults=chain.check_chain(entries, head, witnesses),
         ),
+        signatures=check_signatures(entries, key),
     )
     doubts = [*doubts_about(data), *_doubts_about_plan(written, run_row["plan_hash"])]
     return conclude(data.model_copy(update={"doubts": doubts}))
@@ -135,7 +142,7 @@ def _doubts_about_plan(written: dict[str, JsonValue], plan_hash: str) -> list[st
     try:
         computed = digest_of(canonical_json(Plan.model_validate_json(json.dumps(written))))
     except ValidationError as error:
-        return [f"the stored plan is no plan that this version knows ({error.error_count()} errors)"]
+        return [f"the stored plan is no plan that this version knows ({counted(error.error_count(), 'error')})"]
     if computed == plan_hash:
         return []
     return [f"the stored plan gives the hash {computed}, the run was started with {plan_hash}"]

@@ -4,7 +4,7 @@
 
 Recomputes the report's own digest, the audit trail's chain, every verdict's digest and those of the results behind it,
 and whether every check that the plan asks for has one; with the signing key also each verdict's signature.
-Ends with 0 when all hold and with 1 when one does not. A witness is a head of the chain that you have from elsewhere
+Ends with 0 when all hold, with 1 when one does not. A witness is a head of the chain that you have from elsewhere
 (Temporal's history, your notes), whole or its first 12 characters: only it shows that a whole trail was written anew.
 """
 
@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-PLACE = ("phase", "round", "kind", "name", "mapping")
+PLACE, KEY = ("phase", "round", "kind", "name", "mapping"), ("kind", "name", "mapping", "partition")
 
 
 def canonical(value: Any) -> bytes:
@@ -29,6 +29,14 @@ def canonical(value: Any) -> bytes:
 
 def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def placed(head: dict[str, Any]) -> str:
+    return f"position {head['position']}, digest {head['digest']}"
+
+
+def named(kind: str, name: str, mapping: int, partition: int) -> str:
+    return f"{kind} {name!r}" + (f", partition {partition}" if partition >= 0 else "")
 
 
 def check_document(raw: bytes, report: dict[str, Any]) -> list[str]:
@@ -58,7 +66,8 @@ def check_chain(report: dict[str, Any], witnesses: list[tuple[int, str]]) -> lis
         previous = digests[expected] = entry["digest"]
     head, last = trail["head"], len(trail["entries"])
     if not last or head is None or (head["position"], head["digest"]) != (last, previous):
-        faults.append(f"the trail is empty, or its head {head} is not its last entry ({last}:{previous})")
+        stands = f"is at {placed(head)}" if head else "is missing"
+        faults.append(f"the trail is empty, or its head is not its last entry: it {stands}, not at {last}, {previous}")
     for position, digest in [(kept["position"], kept["digest"]) for kept in trail["witnesses"]] + witnesses:
         if not (found := digests.get(position, "no such entry")).startswith(digest):
             faults.append(f"a witness saw {digest} at {position}; the trail has {found}")
@@ -75,7 +84,7 @@ def check_verdicts(report: dict[str, Any]) -> list[str]:
         if digest_of(document) != verdict["digest"]:
             faults.append(f"{name}: its document does not give its digest {verdict['digest']}")
         if document.get("passed") is not verdict["passed"]:
-            faults.append(f"{name}: says passed={verdict['passed']}, its document says {document.get('passed')}")
+            faults.append(f"{name}: its own row and its document do not agree on whether it passed")
         for check in document["checks"]:
             place = (verdict["phase"], verdict["round"], check["kind"], check["name"], check["mapping"])
             behind = [row for row in report["checks"] if place == tuple(row[key] for key in PLACE)]
@@ -94,9 +103,9 @@ def check_coverage(report: dict[str, Any]) -> list[str]:
     for verdict in report["verdicts"]:
         if not verdict["passed"]:
             continue
-        place = (verdict["phase"], verdict["round"])
+        place, of = (verdict["phase"], verdict["round"]), f"verdict of {verdict['phase']}, round {verdict['round']}"
         stored = [row for row in report["checks"] if place == (row["phase"], row["round"])]
-        there = {(row["kind"], row["name"], row["mapping"], row["partition"]) for row in stored}
+        there = {tuple(row[key] for key in KEY) for row in stored}
         so_far = phases[: phases.index(verdict["phase"]) + 1]
         expected: list[tuple[str, str, int, int]] = []
         for mapping in report["mappings"]:
@@ -107,10 +116,10 @@ def check_coverage(report: dict[str, Any]) -> list[str]:
             expected += [("integrity", name, number, -1)] + [("rule", rule, number, -1) for rule in mapping["rules"]]
         for kind, part in (("cross", "checks"), ("downstream", "downstream")) if so_far == phases else ():
             expected += [(kind, one["name"], -1, -1) for one in plan.get(part, []) if "***" not in one["name"]]
-        faults += [f"verdict of {place}: passed without a result of {key}" for key in expected if key not in there]
+        faults += [f"{of}: passed without a result of {named(*key)}" for key in expected if key not in there]
         computed = [row for row in stored if row["kind"] != "downstream" and row["outcome"] == "passed"]
-        empty = [(row["kind"], row["name"], row["partition"]) for row in computed if not row["result"].get("sql")]
-        faults += [f"verdict of {place}: no statement behind {key}, so nothing was computed" for key in empty]
+        empty = [tuple(row[key] for key in KEY) for row in computed if not row["result"].get("sql")]
+        faults += [f"{of}: no statement behind {named(*key)}, so nothing was computed" for key in empty]
     return faults
 
 
@@ -134,7 +143,8 @@ def check(raw: bytes, witnesses: list[tuple[int, str]], key: bytes | None = None
         faults += check_coverage(report)
         return faults + (check_signatures(report, key) if key is not None else [])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        return [f"not a whole Knarr report ({type(error).__name__}: {error})"]
+        why = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        return [f"not a whole Knarr report: {why}"]
 
 
 def witness(text: str) -> tuple[int, str]:
@@ -149,13 +159,21 @@ def main() -> int:
     parser.add_argument("--witness", type=witness, action="append", default=[], metavar="POSITION:DIGEST")
     parser.add_argument("--key", type=Path, metavar="FILE", help="the workers' KNARR_SIGNING_KEY_FILE")
     arguments = parser.parse_args()
-    raw = arguments.report.read_bytes()
-    faults = check(raw, arguments.witness, arguments.key.read_bytes().rstrip(b"\r\n") if arguments.key else None)
+    try:
+        raw, key = arguments.report.read_bytes(), arguments.key.read_bytes().rstrip(b"\r\n") if arguments.key else None
+    except OSError as error:
+        parser.error(f"{error.filename} can't be read: {error.strerror}")
+    faults = check(raw, arguments.witness, key)
     lines = [f"✗ {fault}" for fault in faults]
     if not faults:
         report = json.loads(raw)
-        lines = [f"✓ {report['headline']}", f"✓ chain, verdicts and report are whole; head {report['trail']['head']}"]
+        signed = sum(entry["kind"] == "verdict" for entry in report["trail"]["entries"])
+        lines = [f"✓ {report['headline']}", "✓ chain, verdicts and report are whole"]
+        lines += [f"  head of the trail: {placed(report['trail']['head'])}"]
         lines += [] if arguments.witness else ["  no witness given: hold it against the head in Temporal's history"]
+        lines += [f"✓ verdicts signed with this key: {signed:,}" if key else "  no key given: no signature was checked"]
+    # A report may come from a forger: what would act on the terminal is spelled out.
+    lines = ["".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in line) for line in lines]
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return 1 if faults else 0
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import JsonValue
 
-from knarr.audit import charts, shown, story
+from knarr.audit import charts, shown, signing, story
 from knarr.audit.canonical import canonical_json, digest_of
 from knarr.audit.facts import CheckFacts, Facts, FindingFacts, MappingFacts, ReportData
 from knarr.audit.judged import judged_checks
@@ -92,6 +92,7 @@ def render_report(data: ReportData) -> str:
         objects_total=len(data.objects),
         plan_yaml=yaml.safe_dump(_as_written(data.plan), sort_keys=False, allow_unicode=True, width=110),
         report_digest=digest_of(data.model_dump(mode="json")),
+        signatures=signing.told(data.signatures),
         finding_key=finding_key,
     )
 

@@ -3,6 +3,7 @@
 from knarr.audit.evidence import ENDED_WELL, skips
 from knarr.audit.facts import CheckFacts, Outcome, ReportData, VerdictFacts
 from knarr.audit.judged import judged_checks
+from knarr.wording import counted
 
 
 def conclude(data: ReportData) -> ReportData:
@@ -40,33 +41,35 @@ def _outcome(data: ReportData) -> Outcome:
 def _headline(outcome: Outcome, data: ReportData) -> str:
     run = data.run
     rows = sum(mapping.rows for mapping in data.mappings)
-    tables = _count(len(data.mappings), "table")
+    tables = counted(len(data.mappings), "table")
     differences = sum(check.findings_total for check in _failed(data))
     if outcome == "proved":
         every = f"All {rows:,} rows" if rows != 1 else "The one row"
         verb = "were moved" if rows != 1 else "was moved"
         return f"{every} of {tables} {verb} from {run.source} to {run.target} and proved identical."
     if outcome == "altered":
+        if data.doubts == data.signatures.doubts:
+            return "A verdict of this run is not signed by the key it was checked with. Nothing here can be relied on."
         return "The evidence of this run has been altered. Nothing in this report can be relied on."
     if outcome == "accepted":
-        found = _count(differences or len(_failed(data)), "difference" if differences else "failed check")
+        found = counted(differences or len(_failed(data)), "difference" if differences else "failed check")
         return f"Accepted by a person in spite of {found} between {run.source} and {run.target}."
     if outcome == "not taken back":
         return f"The run was {run.state}, but not all that it had written to {run.target} was taken back."
     if outcome == "differs":
         if differences:
-            return f"Not accepted: {_count(differences, 'difference')} between {run.source} and {run.target}."
-        failed = _count(len(_failed(data)), "check")
+            return f"Not accepted: {counted(differences, 'difference')} between {run.source} and {run.target}."
+        failed = counted(len(_failed(data)), "check")
         return f"Not accepted: {failed} between {run.source} and {run.target} did not pass."
     if outcome == "rolled back":
-        why = f"{_count(differences, 'difference')} found" if differences else "the run did not succeed"
+        why = f"{counted(differences, 'difference')} found" if differences else "the run did not succeed"
         return f"Nothing was kept: {why}, and everything this run had written to {run.target} was taken back."
     if outcome == "aborted":
         return f"Nothing was kept: an operator stopped the run, and all it had written to {run.target} was taken back."
     if outcome == "running":
-        moved = _count(rows, "row")
+        moved = counted(rows, "row")
         return f"Still running: {moved} of {tables} moved from {run.source} to {run.target} so far."
-    return f"Not verified: {_count(rows, 'row')} of {tables} moved from {run.source} to {run.target}, nothing proved."
+    return f"Not verified: {counted(rows, 'row')} of {tables} moved from {run.source} to {run.target}, nothing proved."
 
 
 def _explanation(outcome: Outcome, data: ReportData) -> str:
@@ -96,9 +99,11 @@ def _left(data: ReportData) -> list[str]:
     """What a run that was taken back has left on the target, by its own ledger and by what a person decided."""
     left = [f"A step was skipped ({reason})" for reason in skips(data)]
     if rows := sum(mapping.rows for mapping in data.mappings):
-        left.append(f"{_count(rows, 'row')} are still in its ledger")
+        left.append(f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} still in its ledger")
     if data.objects:
-        left.append(f"{_count(len(data.objects), 'object')} still stand: {', '.join(o.name for o in data.objects[:5])}")
+        names = ", ".join(each.name for each in data.objects[:5]) + (", ..." if len(data.objects) > 5 else "")
+        verb = "stands" if len(data.objects) == 1 else "stand"
+        left.append(f"{counted(len(data.objects), 'object')} still {verb}: {names}")
     return left
 
 
@@ -121,7 +126,3 @@ def _first(check: CheckFacts, data: ReportData) -> str:
 
 def _failed(data: ReportData) -> list[CheckFacts]:
     return [check for check in judged_checks(data) if not check.passed]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

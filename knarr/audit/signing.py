@@ -8,13 +8,16 @@ import hashlib
 import hmac
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from knarr.audit.canonical import canonical_json
 from knarr.audit.chain import AuditEntry
+from knarr.audit.facts import SignatureFacts
 from knarr.errors import PlanError
+from knarr.wording import counted
 
 VARIABLE: Final = "KNARR_SIGNING_KEY_FILE"
 SHORTEST: Final = 32  # bytes
@@ -61,27 +64,49 @@ def key_of_environment() -> SigningKey | None:
     return load_key(Path(file)) if file else None
 
 
-def doubts_about_signatures(entries: Sequence[AuditEntry], key: SigningKey | None) -> list[str]:
-    """What is wrong with the signatures of a trail's verdicts, a sentence each.
+def check_signatures(entries: Sequence[AuditEntry], key: SigningKey | None) -> SignatureFacts:
+    """What the signatures of a trail's verdicts say: with a key each must be its own, without one none is checked."""
+    verdicts = [entry for entry in entries if entry.kind == "verdict"]
+    claimed = Counter(by for entry in verdicts if (by := _claim(entry)))
+    doubts = [doubt for entry in verdicts if (doubt := _doubt(entry, key))] if key else []
+    return SignatureFacts(key_id=key.id if key else None, verdicts=len(verdicts), claimed=dict(claimed), doubts=doubts)
 
-    With a key every verdict must be signed by it. Without one nothing is known of signatures, and nothing is said.
-    """
-    if key is None:
-        return []
-    doubts = []
-    for entry in entries:
-        if entry.kind != "verdict":
-            continue
-        try:
-            body = json.loads(entry.body)
-            name = f"verdict of phase {body['phase']}, round {body['round']}"
-            signature, by = body.get("signature"), body.get("signed_by")
-            signed = key.sign(entry.run_id, body["phase"], body["round"], body["passed"], body["digest"])
-        except (ValueError, KeyError, TypeError):
-            doubts.append(f"audit trail, entry {entry.position}: not a verdict's entry, so its signature is unknown")
-            continue
-        if not isinstance(signature, str):
-            doubts.append(f"{name}: it is not signed; the key {key.id} was to sign it")
-        elif not hmac.compare_digest(signature, signed):
-            doubts.append(f"{name}: its signature, by key {by}, is not that of key {key.id}: it was forged or edited")
-    return doubts
+
+def told(signatures: SignatureFacts) -> str:
+    """What is known of the signatures, in a sentence that claims no more than was checked."""
+    total = signatures.verdicts
+    if signatures.key_id is None:
+        claims = [
+            f"{count:,} of {counted(total, 'verdict')} {'names' if count == 1 else 'name'} key {key_id} as the signer"
+            for key_id, count in signatures.claimed.items()
+        ]
+        return f"not checked, since no key was given ({VARIABLE}); {', '.join(claims) or 'no verdict names a key'}"
+    if not total:
+        return f"nothing to check with key {signatures.key_id}: the trail holds no verdict"
+    signed = total - len(signatures.doubts)
+    return f"checked with key {signatures.key_id}: it signed {signed:,} of {counted(total, 'verdict')}"
+
+
+def _claim(entry: AuditEntry) -> str:
+    try:
+        body = json.loads(entry.body)
+    except ValueError:
+        return ""
+    by = body.get("signed_by") if isinstance(body, dict) else None
+    return by if isinstance(by, str) else ""
+
+
+def _doubt(entry: AuditEntry, key: SigningKey) -> str:
+    try:
+        body = json.loads(entry.body)
+        name = f"verdict of phase {body['phase']}, round {body['round']}"
+        signature = body.get("signature")
+        signed = key.sign(entry.run_id, body["phase"], body["round"], body["passed"], body["digest"])
+    except (ValueError, KeyError, TypeError):
+        return f"audit trail, entry {entry.position}: not a verdict's entry, so its signature is unknown"
+    if not isinstance(signature, str):
+        return f"{name}: it is not signed; the key {key.id} was to sign it"
+    if not hmac.compare_digest(signature.encode("utf-8", "surrogatepass"), signed.encode()):
+        by = _claim(entry) or "without a name"
+        return f"{name}: its signature, by key {by}, is not that of key {key.id}: it was forged or edited"
+    return ""

@@ -17,6 +17,7 @@ from knarr.audit.canonical import canonical_json
 from knarr.audit.chain import AuditEntry
 from knarr.audit.evidence import body_of
 from knarr.audit.facts import Facts, ReportData
+from knarr.wording import counted
 
 _TOLD: Final = frozenset(
     {"step", "summary", "outcome", "seconds", "mapping", "phase", "message", "actor", "action", "reason", "answer"}
@@ -147,8 +148,8 @@ def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
     told = []
     for (mapping, phase), part in by_mapping.items():
         bodies = [body_of(entry.body) for entry in part]
-        rows = sum(_number(body.get("rows")) for body in bodies)
-        count = f"{len(part)} partition" + ("s" if len(part) != 1 else "")
+        rows = sum(int(_number(body.get("rows"))) for body in bodies)
+        size = f"{counted(rows, 'row')} in {counted(len(part), 'partition')}"
         told.append(
             Event(
                 position=part[-1].position,
@@ -156,12 +157,22 @@ def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
                 ended=max(entry.at for entry in part),
                 kind="copy",
                 title=f"copy {mapping}".strip(),
-                detail=f"{rows:,.0f} rows in {count}" + (f", phase {phase}" if phase else ""),
+                detail=", ".join(words for words in (size, f"phase {phase}" if phase else "", _code(bodies)) if words),
                 outcome="done",
                 undo=False,
             )
         )
     return told
+
+
+def _code(bodies: Sequence[Mapping[str, JsonValue]]) -> str:
+    """The plan's own function that rows went through, and its file; more than one file where it changed meanwhile."""
+    names = dict.fromkeys(name for body in bodies if (name := _word(body.get("transform"))))
+    files = list(dict.fromkeys(file[:16] for body in bodies if (file := _word(body.get("transform_sha256")))))
+    if not names:
+        return ""
+    changed = f" (the file changed meanwhile: {len(files):,} versions)" if len(files) > 1 else ""
+    return f"through {', '.join(names)}" + (f", sha256 {'…, '.join(files)}…" if files else "") + changed
 
 
 def _objects(verb: str, entries: Sequence[AuditEntry], previous: datetime | None) -> Event:
@@ -171,7 +182,7 @@ def _objects(verb: str, entries: Sequence[AuditEntry], previous: datetime | None
         started=min(previous or entries[0].at, entries[0].at),
         ended=entries[-1].at,
         kind="objects",
-        title=f"{verb} {len(names)} objects" if len(names) > 1 else f"{verb} {names[0]}",
+        title=f"{verb} {len(names):,} objects" if len(names) > 1 else f"{verb} {names[0]}",
         detail=", ".join(names) if len(names) > 1 else "",
         outcome="done",
         undo=verb == "drop",
@@ -234,9 +245,17 @@ def _since(entry: AuditEntry, previous: datetime | None) -> datetime:
 
 
 def _listed(rest: Mapping[str, JsonValue]) -> str:
-    words = (f"{key} {value if isinstance(value, str) else canonical_json(value)}" for key, value in rest.items())
+    words = (f"{key} {_spoken(value)}" for key, value in rest.items())
     # Digests are told by their beginning; whole they are in the JSON report.
     return _DIGEST.sub(r"\1…", ", ".join(words))
+
+
+def _spoken(value: JsonValue) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return canonical_json(value)
 
 
 def _mapping(body: dict[str, JsonValue], data: ReportData) -> str:

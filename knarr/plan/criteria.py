@@ -41,8 +41,9 @@ class RollbackCriteria(Model):
     keep_for: Duration = Field(default="0s", description="how long a completed run can still be rolled back")
     changed_since: Literal["stop", "keep theirs", "restore ours"] = Field(
         default="stop",
-        description="append and merge: a row that somebody else has changed since we wrote it stops the rollback until "
-        "a person decides, stays as they made it, or becomes again what it was before the run",
+        description="what a rollback does with a row that somebody else has changed since the run wrote it, or added "
+        "to a table that the run makes or fills: it waits for a person to decide, keeps it as they made it, or makes "
+        "the table what it was before the run, without it",
     )
 
     @field_validator("on", mode="before")

@@ -238,7 +238,7 @@ class Limits(Model):
     partition_size: Size = Field(default="512MiB", description="bytes of one partition, the unit of work and of retry")
     findings: int = Field(default=100, ge=1, le=10_000, description="shown for each check; all are counted")
     lock_timeout: Duration = Field(default="30s", description="how long a statement may wait for a lock")
-    statement_timeout: Duration = Field(default="6h", description="how long a statement may run")
+    statement_timeout: Duration = Field(default="6h", description="how long a statement may run; at most 6h")
     verify_rows_per_second: int | None = Field(
         default=None, ge=1, description="pace of verification, over all partitions at once; default: as fast as it goes"
     )

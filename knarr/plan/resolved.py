@@ -131,6 +131,7 @@ class SurveyProblem(Frozen):
     found: str
     expected: str = ""
     hint: str = ""
+    examples: str = Field(default="", description="keys, or words that may quote a row; never for workflow history")
 
 
 class Survey(Frozen):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
+from typing import Final
 
 from knarr.plan import mapping_rules, units
 from knarr.plan.draft import Draft
@@ -11,6 +12,9 @@ from knarr.plan.models import Mapping
 from knarr.plan.names import LONGEST_NAME, parse_table
 from knarr.plan.problems import Fault, YamlPath, quoted, written
 from knarr.plan.resolved import TableName
+
+# Two statements of this length are the longest attempt that is well (workflows/policies.py, LONGEST_ATTEMPT).
+LONGEST_STATEMENT: Final = "6h"
 
 
 def check(draft: Draft) -> list[Fault]:
@@ -230,12 +234,19 @@ def _criteria(draft: Draft) -> Iterator[Fault]:
 
 
 def _ceilings(draft: Draft) -> Iterator[Fault]:
-    """PostgreSQL takes a timeout of 0 for none at all, and a partition of no bytes would never end."""
+    """PostgreSQL takes a timeout of 0 for none at all, and a partition of no bytes would never end.
+
+    A statement that outlasts its attempt would be cut in the middle and begun again, for ever.
+    """
     if draft.limits is None:
         return
     for field in ("lock_timeout", "statement_timeout"):
         text = getattr(draft.limits, field)
         if units.seconds(text) == 0:
             yield Fault(("limits", field), quoted(text), "more than nothing: PostgreSQL takes 0 for no limit")
+    if units.seconds(draft.limits.statement_timeout) > units.seconds(LONGEST_STATEMENT):
+        hint = "Temporal ends an attempt after two of these; smaller partitions (limits.partition_size) need less time."
+        found = quoted(draft.limits.statement_timeout)
+        yield Fault(("limits", "statement_timeout"), found, f"at most {LONGEST_STATEMENT}", hint)
     if units.size_bytes(draft.limits.partition_size) == 0:
         yield Fault(("limits", "partition_size"), quoted(draft.limits.partition_size), "more than nothing")

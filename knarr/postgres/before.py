@@ -13,9 +13,9 @@ from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import sequences
 from knarr.postgres.failures import classified
-from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
-from knarr.postgres.merge_sql import OURS, enclosed, row_hash
+from knarr.postgres.merge_sql import OURS, row_hash
 from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import COLUMNS, TableColumn
 

@@ -18,7 +18,7 @@ from knarr.postgres.poisoned import findable
 from knarr.postgres.selection import copy_query, phase_predicate
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect, Stream, Streamed
-from knarr.postgres.transform import Transformation, load_function
+from knarr.postgres.transform import Transformation, load_function, source_digest
 
 OnProgress = Callable[[int, int], None]
 
@@ -265,4 +265,16 @@ def _entry(job: CopyJob, done: Written, took: float) -> dict[str, object]:
         "seconds": round(took, 3),
         "attempt": job.attempt,
         **_counts(done.changes),
+        **code_of(job, done.rows),
     }
+
+
+def code_of(job: CopyJob, rows: int) -> dict[str, str]:
+    """For the audit trail: the plan's own function that made the rows, and the SHA-256 of its file; empty without one.
+
+    Said of each partition, since the file may change between two, and differ among workers.
+    """
+    name = job.mapping.transform
+    if name is None or not rows:
+        return {}
+    return {"transform": name, "transform_sha256": source_digest(name, job.plan_folder)}

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from knarr.plan.resolved import DatabaseObject, Frozen, Stage, TableName
-from knarr.postgres.identifiers import literal, qualified, quote
+from knarr.postgres.identifiers import enclosed, literal, qualified, quote
 
 ConstraintKind = Literal["primary key", "unique", "exclusion", "check", "not null", "foreign key"]
 
@@ -44,7 +44,7 @@ class TargetColumn(Frozen):
         if self.collation:
             words.append(f"COLLATE {self.collation}")
         if self.generated_sql is not None:
-            words.append(f"GENERATED ALWAYS AS ({self.generated_sql}) {self.generated.upper()}")
+            words.append(f"GENERATED ALWAYS AS {enclosed(self.generated_sql)} {self.generated.upper()}")
         elif self.identity is not None:
             options = f" ({self.identity_options})" if self.identity_options else ""
             words.append(f"GENERATED {self.identity.upper()} AS IDENTITY{options}")

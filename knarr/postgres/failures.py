@@ -1,14 +1,16 @@
-"""What an error of PostgreSQL, the driver or the network means for the run."""
+"""What an error of PostgreSQL, the driver or the network means for the run, and what of it may be told in history."""
 
 import contextlib
+import os
+import re
 import ssl
 from collections.abc import Iterator
 from typing import Final
 
 import asyncpg
 
-from knarr.errors import DataError, KnarrError, LostLease, PlanError, TransientError
-from knarr.postgres.quoted_values import context_without_values, detail_without_values, message_without_values
+from knarr.errors import DataError, KnarrError, LostLease, PlanError, TransientError, raised_at
+from knarr.postgres import server_words
 from knarr.telemetry.scrub import scrub
 
 # The longest matching prefix of the SQLSTATE decides. What is not listed stops the run (PlanError): an error that
@@ -45,11 +47,20 @@ _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "2BP01": (PlanError, "something outside the run depends on it; Knarr never drops with CASCADE"),
     "25006": (PlanError, "the session may only read: is this a standby, or the source's connection?"),
 }
+_IN_THE_LOG: Final = "read the server's own words in the worker's log, then mend the plan or the database"
 _UNEXPECTED: Final = "this error is not one that Knarr knows; please report it with the worker's log"
+
+
+_NUMBER: Final = re.compile(r"\[Errno (\d{1,4})\]")
+# A backend that was ended between two messages leaves asyncpg in a state of which it says the last of these
+# (measured: 3 of 300 kills); a new connection is all it takes.
+_LOST: Final = ("closed", "released", "cannot switch to state")
 
 
 def classify(error: BaseException, doing: str) -> KnarrError:
     """The error as one of ours; an error that is ours already comes back as it is.
+
+    Its message holds no row's value, its detail the whole of what was said (see `server_words`).
 
     Args:
         error: what was raised.
@@ -59,19 +70,24 @@ def classify(error: BaseException, doing: str) -> KnarrError:
         return error
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, doing)
-    message = scrub(f"{doing}: {_described(error)}")
-    if isinstance(error, asyncpg.DataError | UnicodeError):
-        return DataError(scrub(f"{doing}: {message_without_values(_described(error), '')}"), detail=message)
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        # A backend that was ended between two messages leaves asyncpg in a state of which it says the last of these
-        # (measured: 3 of 300 kills); a new connection is all it takes.
-        lost = any(word in str(error) for word in ("closed", "released", "cannot switch to state"))
-        return TransientError(message, hint=_TRANSIENT) if lost else PlanError(message, hint=_UNEXPECTED)
+    said, name = str(error).strip(), type(error).__name__
+    detail = scrub(f"{doing}: {name}: {said}" if said else f"{doing}: {name}")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return PlanError(message, hint="check sslrootcert and the host's name in the address of this connection alias")
+        # What a certificate says of itself.
+        hint = "check sslrootcert and the host's name in the address of this connection alias"
+        return PlanError(scrub(f"{doing}: {said or name}"), hint=hint)
+    if isinstance(error, UnicodeError):
+        return DataError(f"{doing}: {name}{raised_at(error)}", detail=detail)
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        if any(word in said for word in _LOST):
+            return TransientError(f"{doing}: {name}: the connection was lost", hint=_TRANSIENT, detail=detail)
+        return PlanError(f"{doing}: {name}{raised_at(error)}", hint=_UNEXPECTED, detail=detail)
     if isinstance(error, OSError | TimeoutError | EOFError):
-        return TransientError(message, hint=_TRANSIENT)
-    return PlanError(message, hint=_UNEXPECTED)
+        # What the numbers mean, by this machine's own table.
+        numbers = [getattr(error, "errno", None) or 0, *map(int, _NUMBER.findall(said))]
+        reasons = "; ".join(dict.fromkeys(os.strerror(number) for number in numbers if number > 0))
+        return TransientError(f"{doing}: {name}{f': {reasons}' if reasons else ''}", hint=_TRANSIENT, detail=detail)
+    return PlanError(f"{doing}: {name}{raised_at(error)}", hint=_UNEXPECTED, detail=detail)
 
 
 @contextlib.contextmanager
@@ -86,29 +102,27 @@ def classified(doing: str) -> Iterator[None]:
 
 
 def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
-    state = str(getattr(error, "sqlstate", None) or "")
+    state = str(error.sqlstate or "")
+    words = server_words.words(error)
+    hint = _UNEXPECTED if state.startswith("XX") else str(getattr(error, "hint", None) or "") if words else ""
     found: type[KnarrError] = PlanError
-    hint = _UNEXPECTED if state.startswith("XX") else str(getattr(error, "hint", None) or "")
     for length in (5, 2):
         if entry := _CLASSES.get(state[:length]):
             found, hint = entry[0], entry[1] or hint
             break
     # The one internal error that passes: two sessions changed one catalogue row at once.
-    if state == "XX000" and "concurrently" in str(error):
+    if state == "XX000" and "concurrently" in server_words.text_of(error):
         found, hint = TransientError, _TRANSIENT
-    said = _described(error)
-    whole, shown = [f"{doing}: {said}"], [f"{doing}: {message_without_values(said, state)}"]
-    if text := getattr(error, "detail", None):
-        whole.append(f"Detail: {text}")
-        shown += [f"Detail: {kept}"] if (kept := detail_without_values(text, state)) else []
-    if text := getattr(error, "context", None):
-        whole.append(f"Context: {text}")
-        shown += [f"Context: {kept}"] if (kept := context_without_values(text)) else []
-    detail = scrub("\n".join(whole)) if shown != whole else ""
-    return found(scrub("\n".join(shown)), hint=hint, sqlstate=state, detail=detail)
-
-
-def _described(error: BaseException) -> str:
-    # str() of a server's error repeats its detail and hint.
-    text = str(error.args[0] if isinstance(error, asyncpg.PostgresError) and error.args else error)
-    return text.strip() or type(error).__name__
+    whole = f"{doing}: {server_words.text_of(error) or server_words.condition(error)}"
+    for what in ("detail", "hint", "context"):
+        if text := getattr(error, what, None):
+            whole += f"\n{what.capitalize()}: {text}"
+    if words:
+        detail = str(getattr(error, "detail", None) or "")
+        return found(scrub(f"{doing}: {words}" + (f"\nDetail: {detail}" if detail else "")), hint=hint, sqlstate=state)
+    told = f"{doing}: {server_words.condition(error)} (SQLSTATE {state})"
+    if names := server_words.names(error):
+        told += f": {names}"
+    if place := server_words.place(error):
+        told += f"\nContext: {place}"
+    return found(scrub(told), hint=hint or _IN_THE_LOG, sqlstate=state, detail=scrub(whole))

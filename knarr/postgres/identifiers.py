@@ -1,4 +1,4 @@
-"""Names as SQL: the only room that quotes an identifier or a literal."""
+"""Names, texts and a plan's own SQL as parts of a statement: the only room that quotes an identifier or a literal."""
 
 import re
 from typing import Final
@@ -49,6 +49,11 @@ def literal(text: str) -> str:
         raise PlanError(f"the text {text[:40]!r} holds a NUL character, which PostgreSQL can't store")
     body = text.replace("'", "''")
     return f"E'{body.replace(chr(92), chr(92) * 2)}'" if "\\" in body else f"'{body}'"
+
+
+def enclosed(sql: str) -> str:
+    """SQL as a plan's author wrote it, in parentheses; a `--` comment at its end does not swallow the closing one."""
+    return f"({sql}\n)" if "--" in sql else f"({sql})"
 
 
 def parse_table(text: str) -> TableName:

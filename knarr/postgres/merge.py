@@ -136,10 +136,11 @@ async def _refuse_standing(target: Connection, sql: MergeSql) -> None:
     if mapping.mode == "append":
         standing = await target.fetch(sql.standing)
         if standing:
+            found = f"{standing[0]['total']} keys to append are in {mapping.name} already"
             raise DataError(
-                f"{standing[0]['total']} keys to append are in {mapping.name} already: "
-                f"{shown([row['key'] for row in standing], standing[0]['total'])}",
+                found,
                 hint="leave them out with `where`, or write `mode: merge` if they are to be updated",
+                detail=f"{found}: {shown([row['key'] for row in standing], standing[0]['total'])}",
             )
     else:
         await refuse_out_of_scope(target, sql, BEFOREHAND)
@@ -152,13 +153,15 @@ async def refuse_out_of_scope(target: Connection, sql: MergeSql, what: str) -> N
     others = await target.fetch(sql.out_of_scope)
     if others:
         total = others[0]["total"]
+        found = f"{sql.mapping.name}: {what} ({total} rows)"
         raise DataError(
-            f"{sql.mapping.name}: {what} ({total} rows): {shown([row['key'] for row in others], total)}",
+            found,
             hint=f"the scope is: {sql.mapping.scope}; correct it, or the mapping's filter or expressions",
+            detail=f"{found}: {shown([row['key'] for row in others], total)}",
         )
 
 
 def shown(keys: list[list[str | None]], total: int) -> str:
-    """Keys for people: the first few, and how many more there are."""
+    """Keys for people: the first few, and how many more there are. For an error's detail, never for its message."""
     texts = ["(" + ", ".join("NULL" if part is None else part[:60] for part in key) + ")" for key in keys]
     return ", ".join(texts) + (f" and {total - len(keys)} more" if total > len(keys) else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
-from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.selection import INTEGERS, joined_range, range_literal, target_key
 
 Operation = Literal["insert", "update", "delete"]
@@ -101,11 +101,6 @@ def key_texts(mapping: ResolvedMapping) -> str:
     """The key of a target row as an array of texts."""
     table = qualified(mapping.target)
     return f"ARRAY[{', '.join(f'({table}.{quote(column.name)})::text' for column in mapping.key)}]"
-
-
-def enclosed(sql: str) -> str:
-    """What a plan's author wrote, in parentheses; the line break ends a `--` comment."""
-    return f"({sql}\n)"
 
 
 @dataclass(frozen=True)

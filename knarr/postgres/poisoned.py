@@ -10,8 +10,9 @@ from knarr.plan.resolved import ResolvedColumn, ResolvedMapping
 from knarr.postgres.identifiers import literal, quote
 from knarr.postgres.selection import source_where
 
-_KEY_COLUMNS: Final = re.compile(r"Key \((.*?)\)=\(", re.DOTALL)
-_COPY_COLUMN: Final = re.compile(r"^COPY [^\n]+?, line \d+, column ([^\n:]+)", re.MULTILINE)
+# Only names of the mapping's own columns are taken from these words, in whatever language they are.
+_KEY_COLUMNS: Final = re.compile(r"\((.*?)\)=\(", re.DOTALL)
+_COPY_COLUMN: Final = re.compile(r"^COPY [^\n]+?, \w+ \d+, \w+ ([^\n:]+)", re.MULTILINE)
 
 
 def findable(error: DataError, mapping: ResolvedMapping) -> DataError:

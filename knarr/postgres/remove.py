@@ -1,26 +1,25 @@
-"""Taking a mapping's copied rows of a phase back out of the target.
-
-Each partition was written by one transaction, whose id the ledger keeps and each row shows as its xmin. That, and not
-the source, which has lived on since, says which rows are the phase's.
-"""
+"""Taking a mapping's copied rows of a phase back out of the target, and leaving what somebody else has written."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 
 from knarr.audit import chain
-from knarr.errors import DataError, PlanError
+from knarr.errors import DataError, KnarrError, PlanError
 from knarr.plan.models import Limits
-from knarr.plan.resolved import ResolvedColumn, ResolvedMapping
-from knarr.postgres import ledger
+from knarr.plan.resolved import ResolvedMapping
+from knarr.postgres import ledger, others, writers
+from knarr.postgres.doubt import ReachSource, answers, same
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified, quote
-from knarr.postgres.lease import Lease, fenced, transaction
-from knarr.postgres.selection import moved_predicate, phase_predicate, source_key, source_where, target_key, wire_type
+from knarr.postgres.lease import Lease, fenced
 from knarr.postgres.session import Connection
-
-BATCH: Final = 1_000  # rows of doubt that the source is asked about at once
+from knarr.postgres.undo_sql import ChangedSince
+from knarr.postgres.writers import IN_DOUBT, WRITTEN_BY_PHASE, WRITTEN_BY_RUN
+from knarr.wording import counted
 
 EXISTS: Final = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)"
 # Foreign keys of other tables that point here: TRUNCATE refuses them, DELETE may cascade through them.
@@ -36,60 +35,73 @@ SELECT conrelid::regclass::text AS referencing, c.conname AS name,
   FROM pg_constraint c
  WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) AND c.conrelid <> c.confrelid
 """
-# Rows by who wrote them: this phase's copy, somebody before it began, or another phase's copy; in doubt are those that
-# were written anew since this phase began. Without an id (a ledger of an older version) all are in doubt.
-OWN: Final = "SELECT xid FROM knarr.ledger WHERE (run_id, mapping, phase) = ($1, $2, $3) AND xid IS NOT NULL"
-OTHERS: Final = "SELECT xid FROM knarr.ledger WHERE (run_id, mapping) = ($1, $2) AND phase <> $3 AND xid IS NOT NULL"
-WRITTEN_BY_PHASE: Final = f"knarr.full_xid(t.xmin) IN ({OWN})"
-IN_DOUBT: Final = f"""
-knarr.full_xid(t.xmin) NOT IN ({OWN}) AND knarr.full_xid(t.xmin) NOT IN ({OTHERS})
-AND (knarr.full_xid(t.xmin) < ({OWN} ORDER BY xid LIMIT 1)) IS NOT TRUE
-"""
-REPAIRED: Final = """
-knarr.full_xid(t.xmin) IN (SELECT unnest(repair_xids) FROM knarr.ledger WHERE (run_id, mapping) = ($1, $2))
-"""
-COUNT: Final = f"""
-SELECT count(*) AS all, count(*) FILTER (WHERE {WRITTEN_BY_PHASE}) AS own, count(*) FILTER (WHERE {IN_DOUBT}) AS doubt,
-       count(*) FILTER (WHERE {IN_DOUBT} AND {REPAIRED}) AS repaired
-  FROM {{table}} AS t
-"""
-KEYS_IN_DOUBT: Final = f"SELECT {{texts}} FROM {{table}} AS t WHERE {IN_DOUBT}"
-# What the source now says of these rows: whether it counts them to the phase, their keys as asked, and their values.
-ASK_SOURCE: Final = """
-SELECT ({ours}) IS TRUE AS ours, {names}, {values}
-  FROM {source}, unnest({arrays}) AS "knarr asked" ({names})
- WHERE {matches} AND {where}
-"""
-SAME: Final = f"unnest({{arrays}}) AS k ({{names}}) WHERE {IN_DOUBT} AND {{matches}} AND {{equal}}"
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """One phase's rows of one mapping, on their way out."""
+
+    connection: Connection
+    lease: Lease
+    run_id: str
+    mapping: ResolvedMapping
+    phase: str
+    changed_since: ChangedSince
+    limits: Limits | None
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        return self.run_id, self.mapping.number, self.phase
+
+    @property
+    def table(self) -> str:
+        return qualified(self.mapping.target)
+
+    async def note(self, summary: str) -> None:
+        """What became of rows of others, for the audit trail."""
+        place = f"{self.mapping.number}/{self.phase}"
+        await others.note(self.connection, self.lease, self.run_id, place, self.changed_since, summary)
+
+
+class _UntoldError(Exception):
+    """It can't be told which rows are the phase's; the plan or a person may have decided what to do then."""
+
+    def __init__(self, error: KnarrError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 async def remove_rows(
     connection: Connection,
-    source: Connection | None,
+    reach_source: ReachSource | None,
     lease: Lease,
     run_id: str,
     mapping: ResolvedMapping,
     phase: str,
     phase_order: Sequence[str],
     *,
+    changed_since: ChangedSince = "stop",
     limits: Limits | None = None,
 ) -> int:
-    """Takes back the rows that a phase copied into a table that the run fills, and returns how many there were.
+    """Takes back the rows that a phase copied into a table that the run fills, and returns how many it had copied.
 
     One transaction with the phase's ledger rows, so that the phase can be copied again. A table that holds only this
-    phase's rows is emptied. Else the rows that the phase's transactions wrote are deleted. Rows that were written anew
-    since (by a repair, or by who uses them already) show another transaction: where it was a repair of this run and the
-    ledger's counts leave only one phase that they can be of, they are of that one. Else the source is asked about them;
-    a row counts as known when source and target still agree in all that was copied, and every number must come out as
-    the ledger has it. What the run did not carry (a column that only a phase's predicate reads) can't be compared.
+    phase's rows is emptied, unless it holds rows of somebody else (`Written.of_others`). With rows of other phases in
+    it, the rows that the phase's transactions wrote are deleted. Rows that were written anew since (by a repair, or by
+    who uses them already) show another transaction: where it was a repair of this run and the ledger's counts leave
+    only one phase that they can be of, they are of that one. Else the source is asked about them; a row counts as known
+    when source and target still agree in all that was copied, and every number must come out as the ledger has it. What
+    the run did not carry (a column that only a phase's predicate reads) can't be compared.
 
     Args:
-        source: asked only about rows in doubt; None: those stop it.
+        reach_source: called only when there are rows in doubt; None: those stop it.
         phase_order: names of the plan's phases in rollout order.
+        changed_since: what becomes of rows that somebody else has written or changed; a decision that a person left
+            with `knarr.decide` comes first. 'keep theirs' deletes only what the run's own transactions wrote.
 
     Raises:
-        DataError: the table holds other rows than the ledger knows of, it can't be told which are the phase's, or rows
-            elsewhere depend on them; nothing is changed.
+        DataError: the table holds rows of somebody else, it can't be told which are the phase's, or rows elsewhere
+            depend on them; nothing is changed.
         PlanError: the mapping appends or merges, which has an undo of its own; rows are in doubt, and there is no key
             or no source to tell them by.
         LostLease, TransientError.
@@ -106,33 +118,42 @@ async def remove_rows(
             if kind is not None:
                 # Nobody may add a row between the count and the commit.
                 await connection.execute(f"LOCK TABLE {qualified(mapping.target)} IN SHARE ROW EXCLUSIVE MODE")
-                if any(total.rows for total in totals.values()):
-                    others = sum(total.rows for total in totals.values())
-                    place = run_id, mapping.number, phase
-                    doubtful = await _delete_written(connection, mapping, place, own.rows, others)
-                    if doubtful:
-                        await _delete_doubtful(connection, source, mapping, place, phase_order, limits, doubtful)
+                decided = await others.policy(connection, run_id, changed_since)
+                work = _Removal(connection, lease, run_id, mapping, phase, decided, limits)
+                if of_others := sum(total.rows for total in totals.values()):
+                    left = await _delete_written(work, reach_source, phase_order, own.rows, of_others)
                 else:
-                    await _empty(connection, mapping, kind, own.rows)
-                await _prove(connection, mapping, phase, sum(total.rows for total in totals.values()))
+                    left = await _take_out(work, kind, own.rows)
+                await _prove(work, left)
             await connection.execute(ledger.DELETE_PHASE, run_id, mapping.number, phase)
             await _audit(connection, lease, run_id, mapping, phase, own.rows)
     return own.rows
 
 
-async def _empty(connection: Connection, mapping: ResolvedMapping, kind: str, expected: int) -> None:
-    table = qualified(mapping.target)
-    if mapping.mode == "fill":
-        found = await connection.fetchval(f"SELECT count(*) FROM {table}")
-        if found != expected:
-            raise DataError(
-                f"{mapping.name} holds {found} rows, the ledger says that the run put {expected} there: "
-                "somebody else has written to it",
-                hint="take the other rows out, or skip this step with a reason; nothing was changed",
-            )
+async def _take_out(work: _Removal, kind: str, expected: int) -> int:
+    """Empties the table, but for rows of others that are to stay, and returns how many stay."""
+    connection, name = work.connection, work.mapping.name
+    found = await writers.count_written(connection, work.run_id, work.mapping)
+    theirs = found.of_others(expected, sealed=await others.was_sealed(connection, work.run_id))
+    if theirs:
+        others.require_decision(work.changed_since, work.run_id, work.mapping, found, expected)
+    if not theirs or work.changed_since == "restore ours":
+        await _empty(work, kind)
+        if theirs:
+            await work.note(f"{name}: {counted(theirs, 'row')} written or changed by others went with those of the run")
+        return 0
+    await refuse_changes_elsewhere(connection, work.mapping, WRITTEN_BY_RUN, work.place[:2])
+    await connection.execute(f"DELETE FROM {work.table} AS t WHERE {WRITTEN_BY_RUN}", *work.place[:2])
+    went = counted(found.ours or 0, "row")
+    await work.note(f"{name}: kept {counted(theirs, 'row')} written or changed by others; {went} of the run went")
+    return theirs
+
+
+async def _empty(work: _Removal, kind: str) -> None:
+    connection, table = work.connection, work.table
+    # ONLY: tables that inherit from it hold other people's rows; a partitioned table can't do without its parts.
+    only = "" if kind == "p" else "ONLY "
     if not await connection.fetch(POINTING_HERE, table):
-        # ONLY: tables that inherit from it hold other people's rows; a partitioned table can't do without its parts.
-        only = "" if kind == "p" else "ONLY "
         try:
             async with connection.transaction():
                 await connection.execute(f"TRUNCATE {only}{table}")
@@ -140,35 +161,68 @@ async def _empty(connection: Connection, mapping: ResolvedMapping, kind: str, ex
             # TRUNCATE writes each index anew, a page at least, and needs a right of its own; DELETE needs neither.
             await connection.execute(f"DELETE FROM {only}{table}")
         return
-    await refuse_changes_elsewhere(connection, mapping, "TRUE", [])
-    await connection.execute(f"DELETE FROM {table}")
+    await refuse_changes_elsewhere(connection, work.mapping, "TRUE", [])
+    await connection.execute(f"DELETE FROM {only}{table}")
 
 
 async def _delete_written(
-    connection: Connection, mapping: ResolvedMapping, place: tuple[str, int, str], own: int, others: int
+    work: _Removal, reach_source: ReachSource | None, phase_order: Sequence[str], own: int, of_others: int
 ) -> int:
+    """Deletes the phase's rows from among those of other phases, and returns how many rows stay.
+
+    Where it can't be told exactly which they are, a decision lets those go that the phase's transactions wrote beyond
+    doubt. The others stay; 'restore ours' takes them out with the last phase that has rows there.
+    """
+    connection = work.connection
+    found = await connection.fetchrow(writers.COUNT_PHASE.format(table=work.table), *work.place)
+    if found is None:
+        raise RuntimeError("counting returned no row")
+    choices: list[ChangedSince] = []
+    if await writers.all_known(connection, work.run_id, work.mapping):
+        # What a repair of the run wrote is nobody else's to keep, and after this its transaction is not known any more.
+        choices = ["restore ours"] if found["repaired"] else ["keep theirs", "restore ours"]
+    way_out = others.way_out(work.run_id, choices)
+    try:
+        async with connection.transaction():  # a savepoint: what was deleted before it came out wrong
+            doubtful = await _delete_known(work, found, own, of_others, way_out)
+            if doubtful:
+                await _delete_doubtful(work, reach_source, phase_order, doubtful, way_out)
+            return of_others
+    except _UntoldError as untold:
+        if work.changed_since not in choices:
+            raise untold.error from None
+        reason = untold.error.message
+    await refuse_changes_elsewhere(connection, work.mapping, WRITTEN_BY_PHASE, work.place)
+    await connection.execute(f"DELETE FROM {work.table} AS t WHERE {WRITTEN_BY_PHASE}", *work.place)
+    until = ", until the last phase is taken back" if work.changed_since == "restore ours" else ""
+    await work.note(
+        f"{reason}. {counted(found['own'], 'row')} written by phase {work.phase} went; kept "
+        f"{counted(found['doubt'], 'row')} written since it began{until}"
+    )
+    return int(found["all"] - found["own"])
+
+
+async def _delete_known(work: _Removal, found: asyncpg.Record, own: int, of_others: int, way_out: str) -> int:
     """Deletes the rows that are the phase's beyond doubt, and returns how many more it has among those in doubt.
 
     Args:
-        place: run, mapping, phase.
         own: how many rows the phase has, by the ledger.
-        others: how many the other phases have.
+        of_others: how many the other phases have.
     """
-    table = qualified(mapping.target)
-    found = await connection.fetchrow(COUNT.format(table=table), *place)
-    if found is None:
-        raise RuntimeError("counting returned no row")
-    if found["all"] != own + others:
-        raise DataError(
-            f"{mapping.name} holds {found['all']} rows, the ledger says that the run put {own + others} there, {own} "
-            f"of them in phase {place[2]}: somebody else has written to it",
-            hint="put the table's rows right, or skip this step with a reason; nothing was changed",
+    name, phase = work.mapping.name, work.phase
+    if found["all"] != own + of_others:
+        raise _UntoldError(
+            DataError(
+                f"{name} holds {counted(found['all'], 'row')}, the ledger says that the run put {own + of_others:,} "
+                f"there, {own:,} of them in phase {phase}: somebody else has written to it",
+                hint=f"put the table's rows right, or {way_out}",
+            )
         )
     doubtful, not_ours = own - found["own"], found["doubt"] - (own - found["own"])
     if doubtful < 0 or not_ours < 0:
         raise DataError(
-            f"{mapping.name} holds {found['own']} rows that phase {place[2]} copied and {found['doubt']} that were "
-            f"written anew since; the ledger gives the phase {own} rows and the others {others}",
+            f"{name} holds {found['own']} rows that phase {phase} copied and {found['doubt']} that were written anew "
+            f"since; the ledger gives the phase {own} rows and the others {of_others}",
             hint="a repair followed rows of the source from one phase into another; roll back to the start, or skip "
             "this step with a reason; nothing was changed",
         )
@@ -176,93 +230,45 @@ async def _delete_written(
     # written may be a row of theirs in the place of one that they deleted, however well the counts agree.
     all_ours = doubtful > 0 and not_ours == 0 and found["repaired"] == found["doubt"]
     doomed = f"({WRITTEN_BY_PHASE} OR {IN_DOUBT})" if all_ours else WRITTEN_BY_PHASE
-    await refuse_changes_elsewhere(connection, mapping, doomed, place)
-    await connection.execute(f"DELETE FROM {table} AS t WHERE {doomed}", *place)
+    await refuse_changes_elsewhere(work.connection, work.mapping, doomed, work.place)
+    await work.connection.execute(f"DELETE FROM {work.table} AS t WHERE {doomed}", *work.place)
     return 0 if all_ours else doubtful
 
 
 async def _delete_doubtful(
-    connection: Connection,
-    source: Connection | None,
-    mapping: ResolvedMapping,
-    place: tuple[str, int, str],
-    phase_order: Sequence[str],
-    limits: Limits | None,
-    expected: int,
+    work: _Removal, reach_source: ReachSource | None, phase_order: Sequence[str], expected: int, way_out: str
 ) -> None:
     """Deletes those of the rows in doubt that the source counts to the phase: as many as expected, and all known."""
-    doubt = f"rows of {mapping.name} were written anew since phase {place[2]} began, {expected} of them are its own"
+    connection, mapping = work.connection, work.mapping
+    doubt = f"rows of {mapping.name} were written anew since phase {work.phase} began, {expected} of them are its own"
     if not mapping.key:
-        raise PlanError(
-            f"{mapping.name} has no key, and {doubt}: which ones can't be told",
-            hint="roll back to the start, or skip this step with a reason; nothing was changed",
-        )
-    if source is None:
-        raise PlanError(f"{doubt}: which ones only the source can tell, and there is no connection to it")
-    table, ask, same = qualified(mapping.target), _ask_source(mapping, phase_order, place[2]), _same(mapping)
-    texts = ", ".join(f"({column.sql})::text" for column in target_key(mapping, "t"))
-    ours = others = unknown = 0
-    async with transaction(source, limits, snapshot=True):
-        keys = await connection.cursor(KEYS_IN_DOUBT.format(texts=texts, table=table), *place)
-        while batch := await keys.fetch(BATCH):
-            answers = await source.fetch(ask, *_by_column(batch, len(mapping.key)))
-            mine = [row[1:] for row in map(tuple, answers) if row[0]]
-            rest = [row[1:] for row in map(tuple, answers) if not row[0]]
+        raise _UntoldError(PlanError(f"{mapping.name} has no key, and {doubt}: which ones can't be told", hint=way_out))
+    if reach_source is None:
+        error = PlanError(f"{doubt}: which ones only the source can tell, and there is no connection to it")
+        raise _UntoldError(error)
+    found = same(mapping)
+    of_phase = of_others = unknown = 0
+    asking = answers(connection, reach_source, mapping, work.place, phase_order, work.limits)
+    async with aclosing(asking):
+        async for answer in asking:
             kept = gone = 0
-            if rest:
-                count = f"SELECT count(*) FROM {table} AS t, {same}"
-                kept = await connection.fetchval(count, *place, *_by_column(rest, len(rest[0])))
-            if mine:
-                arguments = *place, *_by_column(mine, len(mine[0]))
-                await refuse_changes_elsewhere(connection, mapping, f"EXISTS (SELECT FROM {same})", arguments)
-                status = await connection.execute(f"DELETE FROM {table} AS t USING {same}", *arguments)
+            if answer.others:
+                count = f"SELECT count(*) FROM {work.table} AS t, {found}"
+                kept = await connection.fetchval(count, *work.place, *answer.others)
+            if answer.ours:
+                arguments = *work.place, *answer.ours
+                await refuse_changes_elsewhere(connection, mapping, f"EXISTS (SELECT FROM {found})", arguments)
+                status = await connection.execute(f"DELETE FROM {work.table} AS t USING {found}", *arguments)
                 gone = int(status.rpartition(" ")[2])
-            ours, others, unknown = ours + gone, others + kept, unknown + len(batch) - gone - kept
-    if ours != expected or unknown:
-        raise DataError(
-            f"{doubt}; the source counts {ours} to the phase and {others} to others, and {unknown} are no longer there "
-            "as they were copied: it has moved on since, so it can't tell whose they are",
-            hint="roll back to the start, or take the rows out by hand and skip this step with a reason; nothing was "
-            "changed",
+            of_phase, of_others, unknown = of_phase + gone, of_others + kept, unknown + answer.asked - gone - kept
+    if of_phase != expected or unknown:
+        raise _UntoldError(
+            DataError(
+                f"{doubt}; the source counts {of_phase} to the phase and {of_others} to others, and {unknown} are no "
+                "longer there as they were copied: it has moved on since, so it can't tell whose they are",
+                hint=f"roll back to the start, or {way_out}",
+            )
         )
-
-
-def _by_column(rows: Sequence[Any], columns: int) -> list[list[str | None]]:
-    return [[row[place] for row in rows] for place in range(columns)]
-
-
-def _ask_source(mapping: ResolvedMapping, phase_order: Sequence[str], phase: str) -> str:
-    key = source_key(mapping)
-    names = [f'"knarr key {place}"' for place in range(len(key))]
-    return ASK_SOURCE.format(
-        ours=phase_predicate(mapping, phase_order, phase) or "FALSE",
-        names=", ".join(names),
-        values=", ".join(f"({column.expression})::{wire_type(column)}::text" for column in _compared(mapping)),
-        source=mapping.from_clause,
-        arrays=", ".join(f"${place + 1}::text[]" for place in range(len(key))),
-        matches=" AND ".join(f"{column.sql} = {name}::{column.type}" for column, name in zip(key, names, strict=True)),
-        where=source_where(mapping, moved_predicate(mapping, phase_order, phase) or "FALSE"),
-    )
-
-
-def _same(mapping: ResolvedMapping) -> str:
-    """Rows in doubt, called t, that hold what was given: place, then an array for each key column and each value."""
-    key, columns = target_key(mapping, "t"), _compared(mapping)
-    names = [f"k{place}" for place in range(len(key))] + [f"v{place}" for place in range(len(columns))]
-    ours = ", ".join(f"t.{quote(column.name)}::{column.base_type}" for column in columns)
-    given = ", ".join(f"k.v{place}::{column.base_type}" for place, column in enumerate(columns))
-    return SAME.format(
-        arrays=", ".join(f"${place}::text[]" for place in range(4, 4 + len(names))),
-        names=", ".join(names),
-        matches=" AND ".join(f"{column.sql} = k.k{place}::{column.type}" for place, column in enumerate(key)),
-        # As records are stored: JSON has no `=`, and 0 is not -0.
-        equal=f"ROW({ours})::record *= ROW({given})::record",
-    )
-
-
-def _compared(mapping: ResolvedMapping) -> list[ResolvedColumn]:
-    """What the source can be asked about: all but what a Python transform has made of it."""
-    return [column for column in mapping.columns if column.name not in mapping.transform_columns]
 
 
 async def refuse_changes_elsewhere(
@@ -286,13 +292,14 @@ async def refuse_changes_elsewhere(
             )
 
 
-async def _prove(connection: Connection, mapping: ResolvedMapping, phase: str, expected: int) -> None:
-    found = await connection.fetchval(f"SELECT count(*) FROM {qualified(mapping.target)}")
+async def _prove(work: _Removal, expected: int) -> None:
+    found = await work.connection.fetchval(f"SELECT count(*) FROM {work.table}")
     if found != expected:
         raise DataError(
-            f"after taking back phase {phase}, {mapping.name} holds {found} rows; the ledger says that the other "
-            f"phases put {expected} there",
-            hint="a trigger or a rule on the table keeps rows from being deleted; nothing was changed",
+            f"after taking back phase {work.phase}, {work.mapping.name} holds {counted(found, 'row')} where {expected} "
+            "should stay",
+            hint="a trigger or a rule on the table keeps rows from being deleted, or they are in tables that inherit "
+            "from it; nothing was changed",
         )
 
 

@@ -15,9 +15,9 @@ from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
 from knarr.postgres import ledger
-from knarr.postgres.copy import CopyJob, OnProgress, stream_rows
+from knarr.postgres.copy import CopyJob, OnProgress, code_of, stream_rows
 from knarr.postgres.failures import classified
-from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.lease import fence, step_lock, transaction
 from knarr.postgres.remove import refuse_changes_elsewhere
 from knarr.postgres.repair_merged import LOCK, Rewritten, rewrite_merged
@@ -132,8 +132,9 @@ async def _repair(
         f"{done.updated} rows updated, {done.inserted} inserted, {done.deleted} deleted"
     )
     summary += _others(rewritten) if rewritten else ""
-    body = {"step": "repair", "outcome": "done", "summary": summary, "mapping": job.mapping.name, "phase": job.phase}
-    head = await chain.append(target, job.run_id, key, "step", body | {"round": round})
+    body: dict[str, object] = {"step": "repair", "outcome": "done", "summary": summary, "mapping": job.mapping.name}
+    body |= {"phase": job.phase, "round": round} | code_of(job, done.updated + done.inserted)
+    head = await chain.append(target, job.run_id, key, "step", body)
     return done.model_copy(update={"head": head})
 
 
@@ -201,7 +202,7 @@ def _parts(mapping: ResolvedMapping, partition: Partition) -> dict[str, str]:
         "t_values": _of("t", values),
         "s_values": _of("s", values),
         "assignments": ", ".join(f"{name} = s.{name}" for name in values),
-        "mine": f"{mine} AND ({mapping.scope}\n)" if mapping.scope else mine,
+        "mine": f"{mine} AND {enclosed(mapping.scope)}" if mapping.scope else mine,
     }
     parts["same_key"] = SAME_KEY.format_map(parts)
     parts["surplus"] = SURPLUS.format_map(parts)

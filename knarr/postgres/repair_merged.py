@@ -266,10 +266,12 @@ class _Repair:
     async def _refuse_others(self) -> None:
         others: Sequence[asyncpg.Record] = await self._target.fetch(OF_OTHERS.format_map(self._parts))
         if others:
+            total = others[0]["total"]
+            found = f"{total} keys to append to {self._job.mapping.name} are there, and the run did not put them there"
             raise DataError(
-                f"{others[0]['total']} keys to append to {self._job.mapping.name} are there, and the run did not put "
-                f"them there: {shown([row['key'] for row in others], others[0]['total'])}",
+                found,
                 hint="they have come to the source since: leave them out with `where`, or write `mode: merge`",
+                detail=f"{found}: {shown([row['key'] for row in others], total)}",
             )
 
 

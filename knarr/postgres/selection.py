@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from knarr.errors import PlanError
 from knarr.plan.resolved import Partition, ResolvedColumn, ResolvedMapping
-from knarr.postgres.identifiers import literal, quote
+from knarr.postgres.identifiers import enclosed, literal, quote
 
 _LENGTH: Final = re.compile(r"^(character varying|character|bit varying|bit)\(\d+\)((?:\[\])*)$")
 # `char` and `bit` without a length mean one; these spellings mean any.
@@ -63,7 +63,8 @@ def _source_key_column(column: ResolvedColumn) -> KeyColumn:
     kind = wire_type(column)
     # Integers of all sizes share one order and one index family, and a cast would keep an index from being used.
     same = column.source_type == kind or (column.source_type in INTEGERS and kind in INTEGERS)
-    return _key_column(column, f"({column.expression})" if same else f"({column.expression})::{kind}")
+    expression = enclosed(column.expression)
+    return _key_column(column, expression if same else f"{expression}::{kind}")
 
 
 def _key_column(column: ResolvedColumn, sql: str) -> KeyColumn:
@@ -151,8 +152,8 @@ def phase_predicate(mapping: ResolvedMapping, phase_order: Sequence[str], phase:
     if phase not in mapping.phases and not last:
         return None
     earlier = [mapping.phases[name] for name in phase_order[:place] if name in mapping.phases]
-    parts = [] if last else [f"({mapping.phases[phase]}) IS TRUE"]
-    parts += [f"({predicate}) IS NOT TRUE" for predicate in earlier]
+    parts = [] if last else [f"{enclosed(mapping.phases[phase])} IS TRUE"]
+    parts += [f"{enclosed(predicate)} IS NOT TRUE" for predicate in earlier]
     return " AND ".join(parts) or "TRUE"
 
 
@@ -170,12 +171,12 @@ def moved_predicate(mapping: ResolvedMapping, phase_order: Sequence[str], throug
     named = [mapping.phases[name] for name in phase_order[: place + 1] if name in mapping.phases]
     if not named:
         return None
-    return "(" + " OR ".join(f"({predicate}) IS TRUE" for predicate in named) + ")"
+    return "(" + " OR ".join(f"{enclosed(predicate)} IS TRUE" for predicate in named) + ")"
 
 
 def source_where(mapping: ResolvedMapping, *predicates: str | None) -> str:
     """The mapping's filter and the given predicates as one condition."""
-    parts = [f"({mapping.where})"] if mapping.where else []
+    parts = [enclosed(mapping.where)] if mapping.where else []
     parts += [predicate for predicate in predicates if predicate and predicate != "TRUE"]
     return " AND ".join(parts) or "TRUE"
 
@@ -183,7 +184,7 @@ def source_where(mapping: ResolvedMapping, *predicates: str | None) -> str:
 def copy_query(mapping: ResolvedMapping, partition: Partition, phase_sql: str) -> str:
     """The SELECT whose rows COPY carries over: each column as the target's COPY takes it, in target order."""
     columns = ",\n       ".join(
-        f"({column.expression})::{wire_type(column)} AS {quote(column.name)}" for column in mapping.columns
+        f"{enclosed(column.expression)}::{wire_type(column)} AS {quote(column.name)}" for column in mapping.columns
     )
     where = source_where(mapping, range_literal(source_key(mapping), partition), phase_sql)
     return f"SELECT {columns}\n  FROM {mapping.from_clause}\n WHERE {where}"

@@ -114,10 +114,11 @@ async def _move(
     sign = 1 if increment > 0 else -1
     wanted = max(candidates, key=lambda position: sign * position.next(increment))
     if not shape["seqmin"] <= wanted.last_value <= shape["seqmax"]:
+        limits = f"its range, {shape['seqmin']} to {shape['seqmax']}"
         raise DataError(
-            f"the sequence {name} must stand at {wanted.last_value}, its range is {shape['seqmin']} "
-            f"to {shape['seqmax']}",
+            f"the sequence {name} must stand beyond {limits}",
             hint="give the target's column or sequence a wider type",
+            detail=f"the sequence {name} must stand at {wanted.last_value}, beyond {limits}",
         )
     if wanted != candidates[0]:
         await connection.execute(SET, name, wanted.last_value, wanted.is_called)

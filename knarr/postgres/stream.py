@@ -126,7 +126,7 @@ class Stream:
         rows, written = _rows(given), _rows(taken)
         if rows != written:
             raise DataError(
-                f"{self._doing}: the source gave {rows} rows, the target took {written}",
+                f"{self._doing}: the source gave {rows:,} rows, the target took {written:,}",
                 hint="a trigger or a rule on the target leaves rows out; nothing of this partition was written",
             )
         return Streamed(rows=rows, bytes=self._bytes)

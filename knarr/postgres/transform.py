@@ -7,14 +7,13 @@ import importlib
 import os
 import re
 import sys
-import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from knarr.errors import DataError, PlanError
+from knarr.errors import DataError, PlanError, raised_at
 
 Row = dict[str, str | None]
 RowFunction = Callable[[list[Row]], list[Row]]
@@ -66,7 +65,8 @@ def _load_module(name: str, module_name: str, folder: str) -> tuple[ModuleType, 
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise PlanError(f"transform '{name}': importing it failed: {type(error).__name__}: {error}") from error
+        found = f"transform '{name}': importing it failed: {type(error).__name__}{raised_at(error)}"
+        raise PlanError(found, hint="its words are in the worker's log", detail=f"{found}: {error}") from error
     finally:
         for root in added:
             sys.path.remove(root)
@@ -87,12 +87,11 @@ def _lies_in(module: ModuleType, folders: Sequence[str]) -> bool:
 
 def raised(name: str, error: Exception) -> DataError:
     """What to say of a function that raised: where it did, but not its words, which may quote a row."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    found = f"transform '{name}' raised {type(error).__name__}{raised_at(error)}"
     return DataError(
-        f"transform '{name}' raised {type(error).__name__}{place}",
+        found,
         hint="its words are in the worker's log; else run the function over the rows of this partition",
-        detail=f"transform '{name}' raised {type(error).__name__}{place}: {error}",
+        detail=f"{found}: {error}",
     )
 
 
@@ -168,9 +167,8 @@ class Transformation:
         names = {column for column, _ in self._places}
         for row in changed:
             if not isinstance(row, dict) or set(row) != names:
-                got = sorted(row) if isinstance(row, dict) else type(row).__name__
                 raise DataError(
-                    f"transform '{self._name}' gave back a row with {got}, expected the columns {sorted(names)}"
+                    f"transform '{self._name}' gave back {unlike(row, names)}, expected the columns {sorted(names)}"
                 )
             for column, value in row.items():
                 if value is not None and not isinstance(value, str):
@@ -181,6 +179,16 @@ class Transformation:
                     )
                 if value is not None and "\0" in value:
                     raise DataError(f"transform '{self._name}' gave back a NUL character in column '{column}'")
+
+
+def unlike(row: object, names: Collection[str]) -> str:
+    """What a function gave back instead of a row of these columns. Names of its own making may be a row's values."""
+    if not isinstance(row, dict):
+        return f"a row that is {type(row).__name__}"
+    missing = sorted(set(names) - set(row))
+    lacking = f" without {', '.join(map(repr, missing))}" if missing else ""
+    more = len(set(row) - set(names))
+    return f"a row{lacking}" + (f" with {more} columns of other names" if more else "")
 
 
 def decode(field: bytes) -> str | None:

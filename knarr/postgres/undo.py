@@ -18,7 +18,7 @@ from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import before, ledger, merge_sql, undo_sql
 from knarr.postgres.failures import classified
-from knarr.postgres.identifiers import qualified
+from knarr.postgres.identifiers import literal, qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
 from knarr.postgres.merge import shown
 from knarr.postgres.remove import POINTING_HERE
@@ -201,18 +201,37 @@ async def _decide(work: _Work, lowest: int) -> None:
     total, policy = conflicts[0]["total"], work.sql.changed_since
     keys = "; ".join(f"{shown([row['key']], 1)} {row['conflict']}" for row in conflicts)
     more = f" and {total - len(conflicts)} more" if total > len(conflicts) else ""
-    found = f"{total} rows of {work.mapping.name} were changed by somebody else since the run wrote them: {keys}{more}"
+    found = f"{total} rows of {work.mapping.name} were changed by somebody else since the run wrote them"
     if policy == "stop":
         remaining = await work.connection.fetchval(REMAINING, *work.place)
+        untouched = f"None of these was touched, nor were {remaining} older changes of phase {work.phase}"
         raise DataError(
-            f"{found}. None of these was touched, nor were {remaining} older changes of phase {work.phase}",
-            hint=f"look at these rows, then on the target: SELECT knarr.decide('{work.run_id}', 'keep theirs', WHO, "
-            "WHY) (or 'restore ours', which makes them what they were before the run), and retry",
+            f"{found}. {untouched}",
+            hint=f"look at these rows; on the target, this finds them: {_query_for_changed(work)}. "
+            f"Then there: SELECT knarr.decide('{work.run_id}', 'keep theirs', WHO, WHY) (or 'restore ours', which "
+            "makes them what they were before the run), and retry",
+            detail=f"{found}: {keys}{more}. {untouched}",
         )
     what = "they stay as they are" if policy == "keep theirs" else "they become again what they were before the run"
     key = f"changed since {work.mapping.number}/{work.phase}/{lowest}/epoch {work.lease.epoch}"
-    body = {"summary": f"{found}: {what}", "reason": f"changed_since: {policy}"}
+    body = {"summary": f"{found}: {keys}{more}: {what}", "reason": f"changed_since: {policy}"}
     await chain.append(work.connection, work.run_id, key, "decision", body)
+
+
+def _query_for_changed(work: _Work) -> str:
+    """For people, on one line: the log's entries of the phase whose rows are not as the run left them."""
+    table = qualified(work.mapping.target)
+    found = merge_sql.row_hash(f"({table}.*)::text")
+    same_key = " AND ".join(
+        f"{table}.{quote(column.name)} = (u.key[{place}])::{column.target_type}"
+        for place, column in enumerate(work.mapping.key, start=1)
+    )
+    return (
+        f"SELECT u.operation, u.key FROM knarr.undo AS u LEFT JOIN {table} ON {same_key} "
+        f"WHERE u.run_id = {literal(work.run_id)} AND u.mapping = {work.mapping.number} "
+        f"AND u.phase = {literal(work.phase)} AND {found} IS DISTINCT FROM u.left_hash "
+        f"AND (u.operation <> 'insert' OR {found} IS NOT NULL)"
+    )
 
 
 async def _act(work: _Work, action: Action, rows: int) -> asyncpg.Record:

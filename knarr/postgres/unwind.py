@@ -5,6 +5,7 @@ when it is done already, so an unwinding that was killed is begun again; nothing
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from graphlib import TopologicalSorter
 from typing import Final
 
@@ -174,7 +175,13 @@ class _Unwinding:
         """Objects of one mapping, or of the run, newest first; each is audited where it is dropped."""
         self._on_step(f"{name}: dropping {', '.join(stages)}")
         return await objects.drop_objects(
-            self._target, self._lease, self._run_id, mapping, list(stages), limits=self._plan.limits
+            self._target,
+            self._lease,
+            self._run_id,
+            mapping,
+            list(stages),
+            changed_since=self._plan.rollback.changed_since,
+            limits=self._plan.limits,
         )
 
     async def reset_sequences(self, mapping: ResolvedMapping, phase: str) -> int:
@@ -205,12 +212,13 @@ class _Unwinding:
             return undone.entries
         return await remove.remove_rows(
             self._target,
-            self._source,
+            lambda: nullcontext(self._source),
             self._lease,
             self._run_id,
             mapping,
             phase,
             self.phases,
+            changed_since=self._plan.rollback.changed_since,
             limits=self._plan.limits,
         )
 

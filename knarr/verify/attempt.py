@@ -22,10 +22,12 @@ async def attempted(key: CheckKey, check: Callable[[], Awaitable[CheckResult]]) 
         reason = classify(error, f"running the {key}")
         if isinstance(reason, TransientError | LostLease):
             raise reason from error
+        # With the values: a result stays in the target, as findings do.
+        said = f"{reason.detail}\nNext: {reason.hint}" if reason.detail and reason.hint else reason.detail
         return CheckResult(
             **key.model_dump(),
             outcome="could not run",
-            message=str(reason),
+            message=said or str(reason),
             findings_total=1,
             seconds=time.monotonic() - started,
         )

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from knarr.plan.resolved import ResolvedColumn
+from knarr.postgres.identifiers import enclosed as enclosed  # knarr.verify.ranges takes it from here
 from knarr.postgres.identifiers import quote
 
 Kind = Literal["text", "varchar", "char", "bits", "numeric", "xml", "integer", "plain"]
@@ -86,11 +87,6 @@ class Value:
     typed: str
     shown: str
     integer: bool
-
-
-def enclosed(sql: str) -> str:
-    """What a plan's author wrote, in parentheses; the line break ends a `--` comment."""
-    return f"({sql}\n)" if "--" in sql else f"({sql})"
 
 
 def kind_of(column: ResolvedColumn) -> tuple[Kind, str]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from knarr.errors import DataError, PlanError, TransientError
+from knarr.errors import DataError, PlanError, TransientError, raised_at
 from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.plan.models import CrossCheck
 from knarr.plan.units import seconds
@@ -89,16 +89,19 @@ def _ask_endpoint(endpoint: Endpoint) -> JsonValue:
             body: bytes = answer.read(LARGEST_ANSWER + 1)
     except urllib.error.HTTPError as error:
         with error:
-            raise DataError(f"{endpoint.url} answered {error.code} {error.reason}, expected 200") from error
+            found = f"{endpoint.url} answered {error.code}, expected 200"
+            raise DataError(found, detail=f"{found}: {error.reason}") from error
     except (OSError, ValueError) as error:
         # Not transient: whether it is tried again is the check's own deadline's to say.
-        raise DataError(f"{endpoint.url} did not answer: {error}") from error
+        found = f"{endpoint.url} did not answer: {type(error).__name__}"
+        raise DataError(found, detail=f"{found}: {error}") from error
     if len(body) > LARGEST_ANSWER:
         raise DataError(f"{endpoint.url} answered with more than {LARGEST_ANSWER} bytes")
     try:
         document: JsonValue = json.loads(body)
     except ValueError as error:
-        raise DataError(f"{endpoint.url} answered with something else than JSON: {shorten(repr(body))}") from error
+        found = f"{endpoint.url} answered with something else than JSON"
+        raise DataError(found, detail=f"{found}: {shorten(repr(body))}") from error
     return _at(document, endpoint)
 
 
@@ -111,7 +114,8 @@ def _at(document: JsonValue, endpoint: Endpoint) -> JsonValue:
         elif isinstance(place, list) and name.isascii() and name.isdigit() and int(name) < len(place):
             place = place[int(name)]
         else:
-            raise DataError(f"{endpoint.url} has nothing at {endpoint.pointer}: {shorten(json.dumps(document))}")
+            found = f"{endpoint.url} has nothing at {endpoint.pointer}"
+            raise DataError(found, detail=f"{found}: {shorten(json.dumps(document))}")
     return place
 
 
@@ -147,10 +151,17 @@ async def _ask_database(
 
 def _ask_function(name: str, folder: Path | None) -> list[str]:
     function: Callable[..., object] = load_function(name, folder)
-    problems = function()
+    try:
+        problems = function()
+    except Exception as error:
+        # Not transient, whatever it is: when it is tried again is the check's own deadline's to say.
+        found = f"function '{name}' raised {type(error).__name__}{raised_at(error)}"
+        raise DataError(found, detail=f"{found}: {error}") from error
     if not isinstance(problems, list) or not all(isinstance(problem, str) for problem in problems):
+        wanted = "expected a list of problems (texts), empty if there is none"
         raise PlanError(
-            f"function '{name}' gave {problems!r:.200}, expected a list of problems (texts), empty if there is none"
+            f"function '{name}' gave {type(problems).__name__}, {wanted}",
+            detail=f"function '{name}' gave {problems!r:.200}, {wanted}",
         )
     return problems
 

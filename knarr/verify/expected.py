@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from knarr.errors import PlanError
 from knarr.plan.resolved import Partition, ResolvedMapping
-from knarr.postgres.identifiers import qualified
-from knarr.verify.canonical import actual_value, enclosed, expected_value
+from knarr.postgres.identifiers import enclosed, qualified
+from knarr.verify.canonical import actual_value, expected_value
 from knarr.verify.checksum import Relation
 from knarr.verify.ranges import source_range, target_range
 

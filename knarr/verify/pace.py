@@ -59,7 +59,7 @@ class Pace:
                 async with transaction(connection, brief, snapshot=True):
                     rows = await connection.fetch(busy.query)
         if len(rows) != 1 or len(rows[0]) != 1 or not isinstance(rows[0][0], bool):
-            shown = f"{rows[0][0]!r:.40}" if rows and len(rows[0]) else "nothing"
+            shown = type(rows[0][0]).__name__ if rows and len(rows[0]) else "nothing"
             raise DataError(
                 f"verification.pause_while gave {shown}, {len(rows)} rows; expected one boolean",
                 hint="SELECT count(*) > 20 FROM pg_stat_activity WHERE state = 'active'",

@@ -200,7 +200,7 @@ def _findings(mapping: ResolvedMapping, unlike: Unlike, wanted: Rows, held: Rows
     found = held.get((unlike.key, unlike.found)) if unlike.found else None
     hint = _HINTS[unlike.kind]
     if unlike.count > 1:
-        hint = f"{unlike.count} rows alike: {hint}"
+        hint = f"{unlike.count:,} rows alike: {hint}"
     if unlike.kind == "changed" and expected and found:
         cells = [cell for cell in zip(names, expected, found, strict=True) if cell[1] != cell[2]]
         if cells:

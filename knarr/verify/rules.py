@@ -3,10 +3,10 @@
 import time
 
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres.identifiers import qualified
+from knarr.postgres.identifiers import enclosed, qualified
 from knarr.postgres.session import Connection
 from knarr.verify.attempt import attempted
-from knarr.verify.canonical import actual_value, enclosed
+from knarr.verify.canonical import actual_value
 from knarr.verify.expected import target_scope
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
 from knarr.verify.snapshot import snapshot

@@ -16,7 +16,7 @@ from asyncpg import Record
 from knarr.errors import DataError, PlanError
 from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres.session import Connection
-from knarr.postgres.transform import RowFunction, load_function, raised
+from knarr.postgres.transform import RowFunction, load_function, raised, unlike
 from knarr.verify.canonical import output_text, recomputed_value
 from knarr.verify.checksum import (
     Method,
@@ -121,7 +121,8 @@ class TransformedSide:
             for record in await self._target.fetch(sql, *columns, buckets):
                 entry = entry_of(record)
                 if last is not None and entry.key_hash < last:
-                    raise DataError(f"transform '{self._name}': source and target do not agree on the key {entry.key}")
+                    found = f"transform '{self._name}': source and target do not agree on a key"
+                    raise DataError(found, detail=f"{found}: {entry.key}")
                 last = entry.key_hash
                 yield entry
 
@@ -163,7 +164,8 @@ class TransformedSide:
         for row, new in zip(cells, changed, strict=True):
             if not isinstance(new, dict) or set(new) != set(self._touched):
                 raise DataError(
-                    f"transform '{self._name}' gave back {_described(new)}, expected the columns {self._touched}"
+                    f"transform '{self._name}' gave back {unlike(new, self._touched)}, expected the columns "
+                    f"{self._touched}"
                 )
             for name, place in places:
                 value = new[name]
@@ -176,7 +178,3 @@ class TransformedSide:
         if sql not in self.statements:
             self.statements.append(sql)
         return sql
-
-
-def _described(row: object) -> str:
-    return f"a row with {sorted(map(str, row))}" if isinstance(row, dict) else f"a {type(row).__name__}"

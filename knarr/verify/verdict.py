@@ -164,7 +164,7 @@ def _doubt(name: str, result: CheckResult) -> Finding | None:
             kind="coverage",
             expected="a result that passed without findings, with equal rows and checksums",
             found=f"{result.check}: it says passed, yet {result.findings_total:,} findings, "
-            f"{result.source_rows:,} and {result.target_rows:,} rows",
+            f"{_said(result.source_rows)} and {_said(result.target_rows)} rows",
             hint="verify again; somebody has edited the result",
         )
     return None
@@ -179,8 +179,8 @@ def _gap(name: str, results: Sequence[CheckResult]) -> Finding | None:
             return Finding(
                 mapping=name,
                 kind="coverage",
-                expected=f"partition {result.partition} from {end or 'the start'}{' to the end' if last else ''}",
-                found=f"from {result.lower or 'the start'} to {result.upper or 'the end'}",
+                expected=f"partition {result.partition} from {_bound(end, 'the start')}{' to the end' if last else ''}",
+                found=f"from {_bound(result.lower, 'the start')} to {_bound(result.upper, 'the end')}",
                 hint="rows between partitions were compared by nobody; the stored partitions have been changed",
             )
         end = result.upper
@@ -193,7 +193,7 @@ def _not_computed(name: str, missing: Sequence[int]) -> Finding:
         mapping=name,
         kind="coverage",
         expected="a stored result",
-        found="not computed" + (f": partitions {parts} ({len(missing)} in all)" if parts else ""),
+        found="not computed" + (f": partitions {parts} ({len(missing):,} in all)" if parts else ""),
         hint="verify again; a check that has not run has failed",
     )
 
@@ -207,7 +207,7 @@ def _message(results: Sequence[CheckResult], doubts: Sequence[Finding], outcome:
     if len(results) == 1:
         return first.message
     rows = _total([result.target_rows for result in results])
-    return f"{rows:,} rows in {len(results)} partitions, all as the source says"
+    return f"{_said(rows)} rows in {len(results):,} partitions, all as the source says"
 
 
 def _sentence(checks: Sequence[CheckSummary]) -> str:
@@ -219,7 +219,15 @@ def _sentence(checks: Sequence[CheckSummary]) -> str:
         return f"all {len(checks):,} checks passed; {rows:,} rows are column by column what the source says"
     findings = sum(check.findings_total for check in bad)
     names = ", ".join(f"{check.kind} {check.name!r}" for check in bad[:3]) + (", ..." if len(bad) > 3 else "")
-    return f"{len(bad)} of {len(checks)} checks did not pass ({names}): {findings:,} findings"
+    return f"{len(bad):,} of {len(checks):,} checks did not pass ({names}): {findings:,} findings"
+
+
+def _said(number: int | None) -> str:
+    return "an unknown number of" if number is None else f"{number:,}"
+
+
+def _bound(bound: Sequence[str] | None, end: str) -> str:
+    return ", ".join(bound) if bound else end
 
 
 def _total(numbers: Sequence[int | None]) -> int | None:

@@ -20,10 +20,11 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
     """
     from knarr.audit import chain
     from knarr.audit.gather import gather
-    from knarr.audit.signing import doubts_about_signatures, key_of_environment
+    from knarr.audit.signing import check_signatures, key_of_environment, told
     from knarr.errors import PlanError
     from knarr.postgres.session import connect
     from knarr.settings import Settings
+    from knarr.wording import counted
     from starter.aliases import load_connections
     from starter.failures import StarterError
     from starter.trails import named_run
@@ -51,17 +52,19 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
     finally:
         await connection.close()
     faults = chain.check_chain(entries, head, found.witnesses)
-    doubts += doubts_about_signatures(entries, key)
+    signatures = check_signatures(entries, key)
+    doubts += signatures.doubts
     for fault in faults:
         output.result(f"✗ entry {fault.position}: {fault.kind}: {fault.message}")
     for doubt in doubts:
         output.result(f"✗ {doubt}")
-    standing = f"entry {head.position}, {head.digest}" if head else "no head"
-    witnessed = f"{len(found.witnesses)} heads in Temporal's history" if found.witnesses else "nobody else"
+    standing = f"position {head.position}, digest {head.digest}" if head else "none"
+    heads = counted(len(found.witnesses), "head")
+    witnessed = f"{heads} in Temporal's history" if found.witnesses else "nobody: Temporal was not asked, or has none"
     output.result(
-        f"{'✗' if faults or doubts else '✓'} {found.run_id}: {len(entries)} entries, {len(faults)} faults, "
-        f"{len(doubts)} doubts about verdicts\n  head: {standing}\n  witnessed by {witnessed}\n"
-        f"  verdicts {f'signed by key {key.id}' if key else 'not held against a signing key'}"
+        f"{'✗' if faults or doubts else '✓'} {found.run_id}: {counted(len(entries), 'entry', 'entries')}, "
+        f"{counted(len(faults), 'fault')}, {counted(len(doubts), 'doubt')} about verdicts\n"
+        f"  head: {standing}\n  witnessed by {witnessed}\n  signatures: {told(signatures)}"
     )
     exit_code = Exit.DIFFERS if faults or doubts else Exit.DONE
     output.document(
@@ -75,7 +78,7 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
             "witnesses": len(found.witnesses),
             "faults": [fault.model_dump(mode="json") for fault in faults],
             "doubts": [*doubts],
-            "signed_by": key.id if key else None,
+            "signatures": signatures.model_dump(mode="json"),
         },
     )
     return exit_code

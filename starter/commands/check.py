@@ -68,6 +68,7 @@ def _table(survey: "Survey") -> "Table":
     from rich.table import Table
 
     from knarr.wording import counted
+    from starter.output import plain
     from starter.units import spoken_bytes
 
     title = f"source: PostgreSQL {survey.source_version}   target: PostgreSQL {survey.target_version}"
@@ -83,8 +84,8 @@ def _table(survey: "Survey") -> "Table":
         made = ", ".join(counted(kinds.count(kind), kind, PLURALS.get(kind, "")) for kind in dict.fromkeys(kinds))
         through = f" through {mapping.transform}" if mapping.transform else ""
         table.add_row(
-            mapping.name,
-            f"{mapping.source_table}{through}",
+            plain(mapping.name),
+            plain(f"{mapping.source_table}{through}"),
             f"{mapping.estimated_rows:,}",
             spoken_bytes(mapping.estimated_bytes),
             f"{len(mapping.columns)}",

@@ -48,6 +48,7 @@ async def doctor(
     """
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
+    from knarr.wording import counted
     from starter.aliases import load_connections
 
     settings = Settings()
@@ -69,7 +70,7 @@ async def doctor(
         output.result(f"{MARKS[line.outcome]}  {line.subject}: {line.found}" + _next(line))
     failed = [line for line in lines if line.outcome == "fail"]
     warned = sum(line.outcome == "warn" for line in lines)
-    output.result(f"\n{len(lines)} looked at: {len(failed)} failed, {warned} warnings")
+    output.result(f"\n{len(lines):,} looked at: {len(failed):,} failed, {counted(warned, 'warning')}")
     exit_code = failed[0].exit_code if failed else Exit.DONE
     output.document(
         "doctor",

@@ -19,8 +19,10 @@ from starter.output import Output
 async def report(output: Output, run: str, form: Literal["html", "json"], file: str | None, target: str | None) -> Exit:
     """Write the report on a run, as one file.
 
-    It tells what was moved, what was verified, what operators did, and holds the chain that proves it.
+    It tells what was moved, what was verified, what operators did, and holds the chain that proves it. With
+    KNARR_SIGNING_KEY_FILE every verdict must be signed by that key; without it no signature is checked, and it says so.
     """
+    from knarr.audit.signing import told
     from knarr.settings import Settings
     from starter.trails import named_run, write_report
 
@@ -28,7 +30,9 @@ async def report(output: Output, run: str, form: Literal["html", "json"], file: 
     found = await named_run(settings, run, target)
     path = Path(file) if file else found.file(form)
     data = await write_report(settings, found, path, form)
-    output.result(f"{data.headline}\nreport written to {path}")
+    for doubt in data.doubts:
+        output.result(f"✗ {doubt}")
+    output.result(f"{data.headline}\nsignatures: {told(data.signatures)}\nreport written to {path}")
     output.document(
         "report",
         {
@@ -39,6 +43,7 @@ async def report(output: Output, run: str, form: Literal["html", "json"], file: 
             "headline": data.headline,
             "doubts": list(data.doubts),
             "witnesses": len(found.witnesses),
+            "signatures": data.signatures.model_dump(mode="json"),
         },
     )
     return Exit.DONE

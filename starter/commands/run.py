@@ -50,7 +50,9 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
             if exit_code in {Exit.DONE, Exit.ROLLED_BACK, Exit.ABORTED}:
                 # Now, while Temporal is up to witness it: it ends with this command.
                 found = await found_run(service, handle)
-                await write_report(settings, found, found.file("html"))
+                data = await write_report(settings, found, found.file("html"))
+                for doubt in data.doubts:
+                    output.result(f"✗ {doubt}")
                 output.result(
                     f"report: {found.file('html')}\nlook again: knarr up --worker, then knarr audit {handle.id}"
                 )

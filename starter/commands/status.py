@@ -17,6 +17,7 @@ async def status(output: Output, run: str) -> Exit:
     """
     from knarr.settings import Settings
     from starter import runs
+    from starter.checkpoints import stops
     from starter.connect import connect
     from starter.following import how_it_ended, look
     from starter.screen import Screen
@@ -29,6 +30,8 @@ async def status(output: Output, run: str) -> Exit:
     output.result(screen.still(seen))
     if ending is not None:
         output.result(ending.message)
+    elif seen.progress is not None and (lines := stops(seen.progress)):
+        output.result(lines)
     output.document(
         "status",
         {

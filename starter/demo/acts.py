@@ -56,7 +56,7 @@ async def second(output: Output, stage: Stage, plan: LoadedPlan) -> str:
     database = "shop_again"
     stage.shop.psql(BYSTANDER, database)
     before = _dump(stage, database)
-    output.say(f"  the target before: a dump of {len(before.splitlines())} lines, SHA-256 {_short(before)}")
+    output.say(f"  the target before: a dump of {len(before.splitlines()):,} lines, SHA-256 {_short(before)}")
     handle = await _start(output, stage, plan, ["verify"])
     paused = await watching.follow(output, stage.service, handle, _paused)
     if paused.exit_code is not Exit.WAITING:
@@ -121,7 +121,8 @@ async def _prove(output: Output, stage: Stage, handle: runs.RunHandle) -> None:
         raise WentWrongError(f"the evidence does not hold: {data.doubts[0]}")
     if not found.witnesses:
         raise WentWrongError("Temporal's history holds no head of the audit chain: nothing witnesses it")
-    counts = f"{len(data.trail.entries)} entries, unbroken; Temporal's history witnesses {len(found.witnesses)} of them"
+    entries, seen = len(data.trail.entries), len(found.witnesses)
+    counts = f"{entries:,} entries, unbroken; Temporal's history witnesses {seen:,} of them"
     output.result(f"\n✓ audit trail: {counts}")
     output.result(f"✓ report:      {path}")
     if stage.stays:
@@ -153,4 +154,4 @@ def _first_difference(before: str, after: str) -> str:
     for number, (old, new) in enumerate(pairs, start=1):
         if old != new:
             return f"line {number} of the dump was {old!r} and is {new!r}"
-    return f"the dump had {len(before.splitlines())} lines and has {len(after.splitlines())}"
+    return f"the dump had {len(before.splitlines()):,} lines and has {len(after.splitlines()):,}"

@@ -1,5 +1,7 @@
 """What an activity's failure tells to workflow history, and what only to the worker's log."""
 
+import re
+
 import pytest
 from structlog.testing import capture_logs
 from temporalio.exceptions import ApplicationError
@@ -29,8 +31,36 @@ async def test_a_rows_values_reach_the_log_and_not_history(target_dsn: str) -> N
         await ActivityEnvironment().run(refused)
 
     assert (failed.value.type, failed.value.details) == ("DataError", ("23505",))
-    assert 'constraint "taken_pkey"\nDetail: Key (id) already exists.' in failed.value.message
+    assert "unique violation (SQLSTATE 23505): " in failed.value.message
+    assert 'table "taken", constraint "taken_pkey"' in failed.value.message
     assert "4711" not in failed.value.message
-    assert failed.value.message.endswith("are in this worker's log.")
+    assert failed.value.message.endswith(context.IN_THE_LOG)
     assert failed.value.__cause__ is None
     assert ["Detail: Key (id)=(4711) already exists." in entry.get("message", "") for entry in logs] == [True]
+
+
+async def test_of_an_error_that_nobody_thought_of_only_class_and_place_reach_history() -> None:
+    async def unexpected() -> None:
+        async with context.working("copy", RUN):
+            raise ValueError("bad email canary@example.org")
+
+    with capture_logs() as logs, pytest.raises(ApplicationError) as failed:
+        await ActivityEnvironment().run(unexpected)
+
+    assert failed.value.type == "Unexpected"
+    assert re.match(r"copy: ValueError at [\w.]*test_context, line \d+\n", failed.value.message)
+    assert "canary" not in failed.value.message
+    assert failed.value.__cause__ is None
+    assert [str(entry["exc_info"]) for entry in logs if "exc_info" in entry] == ["bad email canary@example.org"]
+
+
+async def test_an_error_that_looks_like_temporals_is_not_passed_on() -> None:
+    async def raising() -> None:
+        async with context.working("verify", RUN):
+            raise ApplicationError("canary", "canary", type="canary")
+
+    with pytest.raises(ApplicationError) as failed:
+        await ActivityEnvironment().run(raising)
+
+    assert (failed.value.type, failed.value.details) == ("Unexpected", ())
+    assert "canary" not in failed.value.message

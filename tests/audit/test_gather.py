@@ -9,6 +9,7 @@ from knarr.audit.chain import AuditHead
 from knarr.audit.facts import ReportData
 from knarr.audit.gather import gather
 from knarr.audit.report import load_report, render_report, report_json
+from knarr.audit.signing import SigningKey
 from knarr.errors import PlanError
 from knarr.plan.load import canonical_json, digest_of
 from knarr.plan.models import Plan
@@ -80,8 +81,7 @@ SURVEY = Survey(
 )
 
 
-@pytest.fixture
-async def lease(target: Connection) -> Lease:
+async def copied(target: Connection) -> Lease:
     """A run that was surveyed and copied: two mappings, the second in two partitions."""
     tables = [each.target for each in SURVEY.mappings]
     lease = await claim(target, RUN, PLAN, digest_of(canonical_json(PLAN)), tables, actor="mira")
@@ -103,7 +103,15 @@ async def lease(target: Connection) -> Lease:
     return lease
 
 
-async def verified(target: Connection, lease: Lease, *, differs: bool = False) -> AuditHead:
+@pytest.fixture
+async def lease(target: Connection) -> Lease:
+    """The lease of such a run."""
+    return await copied(target)
+
+
+async def verified(
+    target: Connection, lease: Lease, *, differs: bool = False, signer: SigningKey | None = None
+) -> AuditHead:
     """What verification writes: a result for each check, and the verdict that follows from them."""
     found = Finding(mapping="public.order", kind="changed", key={"id": "7"}, column="n", expected="1", found=None)
     expected = verdict.expected_checks(PLAN, SURVEY.mappings, {0: 1, 1: 2})
@@ -140,7 +148,7 @@ async def verified(target: Connection, lease: Lease, *, differs: bool = False) -
         ended_at=datetime(2026, 11, 24, 21, 5, 5, tzinfo=UTC),
     )
     assert concluded.passed is not differs
-    return await results.store_verdict(target, lease, concluded)
+    return await results.store_verdict(target, lease, concluded, signer)
 
 
 async def attacked(target: Connection, statement: str) -> ReportData:
@@ -205,7 +213,7 @@ async def test_a_secret_in_the_plan_is_not_in_the_report(target: Connection, lea
     [
         ("UPDATE knarr.verdict SET document = jsonb_set(document, '{findings_total}', '7')", "it was edited"),
         ("UPDATE knarr.verdict SET digest = repeat('a', 64)", "the audit trail holds no verdict"),
-        ("UPDATE knarr.verdict SET passed = NOT passed", "its row says passed"),
+        ("UPDATE knarr.verdict SET passed = NOT passed", "its document says passed, its row says failed"),
         ("DELETE FROM knarr.verdict", "that is not stored"),
         ("DELETE FROM knarr.check_result WHERE partition = 1", "are not those it was computed from"),
         ("UPDATE knarr.check_result SET outcome = 'failed' WHERE partition = 1", "contradicts its own document"),

@@ -149,13 +149,68 @@ def test_the_checker_needs_nothing_but_python(tmp_path: Path) -> None:
     assert passed.returncode == 0, passed.stderr
     assert "All 866,602 rows of 8 tables" in passed.stdout
     assert "no witness given" not in passed.stdout
+    assert f"  head of the trail: position {head.position}, digest {head.digest}\n" in passed.stdout
+    assert "  no key given: no signature was checked\n" in passed.stdout
     failed = run(broken)
     assert failed.returncode == 1
     assert "its content gives" in failed.stdout
 
 
+def test_what_the_checker_says_is_for_people_and_not_pythons_own_form(tmp_path: Path) -> None:
+    faults = []
+    for number, forge in enumerate((the_head, the_tail, the_verdicts_word, a_result_gone, the_verdict, no_statement)):
+        report = json.loads(RAW)
+        forge(report)
+        file = tmp_path / f"{number}.json"
+        file.write_bytes(sealed(report))
+        done = run(file)
+        assert done.returncode == 1
+        faults += done.stdout.splitlines()
+    said = "\n".join(faults)
+    assert not [line for line in faults if any(word in line for word in ("{'", "('", "True", "False", "None"))], said
+    last = specimen.report().trail.entries[-2]
+    assert f"its head is not its last entry: it is missing, not at {last.position + 1}" in said
+    assert f"it is at position {last.position + 1}, digest " in said
+    assert "verdict of everyone, round 1: passed without a result of parity 'shop.country', partition 0" in said
+    assert "verdict of everyone, round 1: no statement behind integrity 'shop.country', so nothing was computed" in said
+    assert "do not agree on whether it passed" in said
+
+
+def no_statement(report: Report) -> None:
+    row = next(row for row in report["checks"] if row["kind"] == "integrity")
+    row["result"]["sql"] = []
+
+
+def test_a_forged_report_cannot_act_on_the_auditors_terminal(tmp_path: Path) -> None:
+    report = json.loads(RAW)
+    report["verdicts"][0]["digest"] = "\r✓ all is well\x1b[2J"
+    file = tmp_path / "forged.json"
+    file.write_bytes(sealed(report))
+    done = run(file)
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert "\\u001b[2J" in done.stdout
+    assert all(line.startswith("✗ ") for line in done.stdout.splitlines())
+
+
+def test_a_file_that_is_not_there_is_named_without_a_traceback(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.json"
+    whole.write_bytes(RAW)
+    for arguments in ((tmp_path / "none.json",), (whole, "--key", tmp_path / "none.key")):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert "can't be read: No such file" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_lacks_a_part_says_which(tmp_path: Path) -> None:
+    report = json.loads(RAW)
+    del report["trail"]
+    assert offline.check(sealed(report), []) == ["not a whole Knarr report: it has no 'trail'"]
+
+
 def test_the_checker_is_short_enough_to_be_read() -> None:
     source = Path(offline.__file__).read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 170
+    assert len(source.splitlines()) <= 190
     imported = {line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))}
     assert imported <= sys.stdlib_module_names

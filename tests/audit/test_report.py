@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from knarr.audit import story
+from knarr.audit import offline, story
 from knarr.audit.chain import AuditHead, check_chain
 from knarr.audit.charts import kinds, slowest, time_bars
 from knarr.audit.evidence import doubts_about
@@ -168,6 +168,15 @@ def test_the_page_tells_what_was_checked_who_did_what_and_each_table() -> None:
         assert words in told, words
 
 
+def test_the_command_that_checks_the_report_can_be_copied_as_it_stands() -> None:
+    data = specimen.report()
+    found = re.search(r"knarr\.audit\.offline report\.json --witness (\S+)", Page(render_report(data)).text)
+    assert found is not None
+    position, digest = offline.witness(found[1])
+    assert data.trail.head is not None
+    assert (position, digest) == (data.trail.head.position, data.trail.head.digest[:12])
+
+
 def hostile() -> ReportData:
     """Names and values that would like to act, in every place that foreign text can come from."""
     data = specimen.report(differs=True)
@@ -243,6 +252,29 @@ def test_copies_of_a_table_are_told_as_one_stretch() -> None:
     assert titles.count("copy shop.order_line") == 1
     (order_line,) = [event for event in story.events(specimen.report()) if event.title == "copy shop.order_line"]
     assert order_line.detail == "600,572 rows in 4 partitions, phase everyone"
+
+
+def test_the_story_says_which_code_the_rows_went_through() -> None:
+    def told(*files: str) -> str:
+        code = {"mapping": "shop.a", "rows": 1_234, "transform": "orders:clean"}
+        items: list[specimen.Item] = [
+            (f"{number}", "copy", code | {"transform_sha256": file * 64}, float(number))
+            for number, file in enumerate(files)
+        ]
+        [event] = story.events(specimen.report().model_copy(update={"trail": trail_of(items)}))
+        return event.detail
+
+    assert told("a", "a") == f"2,468 rows in 2 partitions, through orders:clean, sha256 {'a' * 16}…"
+    assert told("a", "b", "b") == (
+        f"3,702 rows in 3 partitions, through orders:clean, sha256 {'a' * 16}…, {'b' * 16}… "
+        "(the file changed meanwhile: 2 versions)"
+    )
+
+
+def test_numbers_in_the_story_have_separators() -> None:
+    items: list[specimen.Item] = [("a", "step", {"step": "survey", "warnings": 1_234, "outcome": "done"}, 1.0)]
+    [event] = story.events(specimen.report().model_copy(update={"trail": trail_of(items)}))
+    assert event.detail == "warnings 1,234"
 
 
 def test_a_hundred_objects_are_told_as_one_line() -> None:

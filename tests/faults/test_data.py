@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 BACK: Final = "the run names what is wrong and takes itself back; the target equals its dump before"
 SLOW: Final = pytest.mark.slow
 MEGABYTES: Final = 200
-# asyncpg holds a row as it came, joined, and as it goes out; and the worker itself.
-MOST_MEMORY: Final = (3 * MEGABYTES + 300) << 20
+# asyncpg holds a row as it comes and joined, and the one before it until then (a single such row takes 483 MiB).
+MOST_MEMORY: Final = (3 * MEGABYTES + 100) << 20
 
 
 class Poison(NamedTuple):
@@ -42,13 +42,13 @@ POISONS: Final = [
         "ALTER TABLE orders ADD o_word text; UPDATE orders SET o_word = o_id; UPDATE orders SET o_word = 'x' "
         "WHERE o_id = 4711",
         with_total("o.o_word::numeric"),
-        "invalid input syntax",
+        "invalid text representation",
     ),
     Poison(
         "numeric overflow",
         "ALTER TABLE orders ALTER o_total TYPE numeric; UPDATE orders SET o_total = 1e11 WHERE o_id = 4711",
         ORDER | {"columns": ORDER["columns"] | {"total": {"from": "o.o_total", "type": "numeric(12,2)"}}},
-        "numeric field overflow",
+        "numeric value out of range",
     ),
     Poison(
         "foreign key without its row",
@@ -160,7 +160,7 @@ BIG: Final = f"""
 CREATE TABLE public.big (id integer PRIMARY KEY, body bytea);
 ALTER TABLE public.big ALTER body SET STORAGE EXTERNAL;
 INSERT INTO public.big SELECT n, convert_to('small ' || n, 'UTF8') FROM generate_series(1, 10) n;
-INSERT INTO public.big SELECT 11, decode(repeat('00ff41', {MEGABYTES << 20} / 3), 'hex');
+INSERT INTO public.big SELECT n, decode(repeat('00ff41', {MEGABYTES << 20} / 3), 'hex') FROM generate_series(11, 12) n;
 """
 BIG_PLAN: Final = {
     "name": "shop-v2",
@@ -178,9 +178,9 @@ BIG_EXPECTED: Final = Expected(
 
 
 @pytest.mark.slow
-async def test_a_row_of_two_hundred_megabytes(theatre: Theatre, tmp_path: Path) -> None:
+async def test_rows_of_two_hundred_megabytes(theatre: Theatre, tmp_path: Path) -> None:
     must = f"moved and verified; the worker's memory stays under {MOST_MEMORY >> 20} MiB"
-    with recorded(f"one row of {MEGABYTES} MB", must) as case:
+    with recorded(f"two rows of {MEGABYTES} MB each", must) as case:
         async with theatre.stage(tmp_path, source=BIG) as stage:
             worker = stage.worker()
             handle = await stage.scene.start(BIG_PLAN)

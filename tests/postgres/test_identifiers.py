@@ -4,7 +4,7 @@ import pytest
 
 from knarr.errors import PlanError
 from knarr.plan.resolved import TableName
-from knarr.postgres.identifiers import literal, parse_table, qualified, quote
+from knarr.postgres.identifiers import enclosed, literal, parse_table, qualified, quote
 from knarr.postgres.session import Connection
 
 HOSTILE = [
@@ -82,3 +82,12 @@ def test_a_table_is_read_as_the_server_reads_it(text: str, schema_name: str, nam
 def test_what_is_not_a_table_is_refused(text: str) -> None:
     with pytest.raises(PlanError):
         parse_table(text)
+
+
+@pytest.mark.parametrize("sql", ["1", "1 -- ours", "1 -- (", "'a--b'", "1 /* -- */", "1 -- one\n+ 0 -- two"])
+async def test_sql_in_parentheses_ends_where_they_do(sql: str, shared: Connection) -> None:
+    assert await shared.fetchval(f"SELECT {enclosed(sql)}::text || ' end'") == ("a--b" if "'" in sql else "1") + " end"
+
+
+def test_sql_without_a_comment_stays_on_its_line() -> None:
+    assert enclosed("a OR b") == "(a OR b)"

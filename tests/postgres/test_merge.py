@@ -103,9 +103,11 @@ async def test_a_key_to_append_that_is_there_is_named_and_nothing_is_written(occ
     await occupied.prepare(item)
     before = occupied.dump()
 
-    with pytest.raises(DataError, match=r"50 keys to append are in public\.taken already: \(51\), .* and 45 more"):
+    with pytest.raises(DataError, match=r"(?m)50 keys to append are in public\.taken already$") as refused:
         await occupied.move(item)
 
+    assert "(51)" not in str(refused.value)
+    assert "already: (51), (52), " in refused.value.detail and "and 45 more" in refused.value.detail
     assert occupied.dump() == before
     assert await occupied.log() == {}
     assert await ledger.phase_totals(occupied.target, occupied.run.run_id, 0) == {}
@@ -187,7 +189,7 @@ async def test_a_key_that_comes_twice_is_a_finding(occupied: Occupied) -> None:
     item = merging(columns=[column("id", "bigint", expression="t.id / 2", source_type="integer")])
     await occupied.prepare(item)
 
-    with pytest.raises(DataError, match=r"Key \(id\) is duplicated"):
+    with pytest.raises(DataError, match=r'unique violation .*table "knarr_staged", constraint "knarr_staged_pkey"'):
         await occupied.move(item)
 
 
@@ -195,7 +197,7 @@ async def test_a_key_that_is_null_is_a_finding(occupied: Occupied) -> None:
     item = merging(columns=[column("id", "bigint", expression="nullif(t.id, 60)", source_type="integer")])
     await occupied.prepare(item)
 
-    with pytest.raises(DataError, match="null values"):
+    with pytest.raises(DataError, match=r'not null violation .*table "knarr_staged", column "id"'):
         await occupied.move(item)
 
 
@@ -204,7 +206,7 @@ async def test_a_row_that_the_target_does_not_take_leaves_nothing_behind(occupie
     await occupied.prepare(item, source=CITIES + "UPDATE public.given SET name = repeat('x', 41) WHERE id = 120")
     before = occupied.dump()
 
-    with pytest.raises(DataError, match="too long"):
+    with pytest.raises(DataError, match="string data right truncation"):
         await occupied.move(item)
 
     assert occupied.dump() == before
@@ -214,16 +216,20 @@ async def test_a_row_of_somebody_elses_scope_is_not_overwritten(occupied: Occupi
     item = merging(scope="note <> 'theirs'")
     await occupied.prepare(item)
 
-    with pytest.raises(DataError, match=r"not in the mapping's scope \(50 rows\): \(51\)"):
+    with pytest.raises(DataError, match=r"(?m)not in the mapping's scope \(50 rows\)$") as refused:
         await occupied.move(item)
+
+    assert "(50 rows): (51), " in refused.value.detail
 
 
 async def test_a_row_that_would_leave_the_scope_is_a_finding(occupied: Occupied) -> None:
     item = merging(scope="id < 140")
     await occupied.prepare(item)
 
-    with pytest.raises(DataError, match=r"do not meet the mapping's scope .*\(11 rows\): \(140\)"):
+    with pytest.raises(DataError, match=r"(?m)do not meet the mapping's scope .*\(11 rows\)$") as refused:
         await occupied.move(item)
+
+    assert "(11 rows): (140), " in refused.value.detail
 
 
 async def test_a_stale_writer_merges_nothing(occupied: Occupied) -> None:

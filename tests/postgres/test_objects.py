@@ -1,5 +1,7 @@
 """What the run makes on the target it records, and takes back exactly; what it did not make it leaves alone."""
 
+import asyncio
+
 import pytest
 
 from knarr.audit import chain
@@ -8,6 +10,7 @@ from knarr.plan.models import Limits
 from knarr.plan.resolved import DatabaseObject, Stage
 from knarr.postgres import lease, objects
 from knarr.postgres.session import Connection
+from knarr.postgres.undo_sql import ChangedSince
 from tests.postgres.specimens import Run, column, mapping
 
 SCHEMA = DatabaseObject(
@@ -109,7 +112,8 @@ async def test_rows_that_do_not_meet_a_constraint_are_a_data_error(run: Run) -> 
         await objects.create_objects(run.target, run.lease, run.run_id, 0, [KEY])
 
     assert refused.value.sqlstate == "23505"
-    assert "Key (id) is duplicated" in str(refused.value)
+    assert "unique violation" in str(refused.value) and 'table "taken"' in str(refused.value)
+    assert "Key (id)=(1) is duplicated" in refused.value.detail and "(1)" not in str(refused.value)
 
 
 async def test_dropping_holds_when_somebody_else_dropped_it(run: Run) -> None:
@@ -136,6 +140,61 @@ async def test_a_table_that_a_view_needs_is_not_dropped(run: Run) -> None:
     await run.target.execute("CREATE VIEW public.guest AS SELECT * FROM public.taken")
 
     with pytest.raises(PlanError, match=r"view (public\.)?guest depends on table"):
+        await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"])
+
+
+async def made_with_rows(run: Run, rows: str = "VALUES (1), (2)") -> None:
+    await objects.create_objects(run.target, run.lease, run.run_id, 0, [TABLE])
+    await run.target.execute(f"INSERT INTO public.taken {rows}")
+
+
+@pytest.mark.parametrize("changed_since", ["stop", "keep theirs"])
+async def test_a_table_that_holds_rows_is_not_dropped(changed_since: ChangedSince, run: Run) -> None:
+    await made_with_rows(run)
+
+    with pytest.raises(DataError, match=r"public\.taken is not dropped: it holds 2 rows that the run has not") as left:
+        await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"], changed_since=changed_since)
+
+    assert "SELECT knarr.decide('run-1', 'restore ours', WHO, WHY)" in left.value.hint
+    assert await standing(run.target) == [TABLE.name]
+    await run.target.execute("CREATE TABLE public.elsewhere AS TABLE public.taken; DELETE FROM public.taken")
+    assert await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"], changed_since=changed_since) == 1
+    assert await run.target.fetchval("SELECT count(*) FROM public.elsewhere") == 2
+
+
+@pytest.mark.parametrize("by", ["the plan", "a person"])
+async def test_a_table_goes_with_rows_of_others_by_decision_and_the_trail_says_so(by: str, run: Run) -> None:
+    await made_with_rows(run)
+    if by == "a person":
+        await run.target.execute("SELECT knarr.decide($1, 'restore ours', 'ann', 'agreed')", run.run_id)
+    planned: ChangedSince = "restore ours" if by == "the plan" else "stop"
+
+    assert await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"], changed_since=planned) == 1
+
+    assert await run.target.fetchval("SELECT to_regclass('public.taken') IS NULL")
+    told = [entry.body for entry in await chain.read(run.target, run.run_id) if entry.kind == "decision"]
+    assert ["public.taken was dropped with 2 rows that others had written" in body for body in told] == [True]
+
+
+async def test_a_row_that_comes_while_the_table_is_to_be_dropped_is_seen(run: Run) -> None:
+    await made_with_rows(run, "SELECT 1 WHERE false")
+    writer = await run.open("writer")
+    await writer.execute("BEGIN; INSERT INTO public.taken VALUES (1)")
+
+    dropping = asyncio.create_task(objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"]))
+    while not await writer.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0.02)
+    await writer.execute("COMMIT")
+
+    with pytest.raises(DataError, match="it holds 1 row that"):
+        await dropping
+
+
+async def test_rows_in_a_table_that_inherits_keep_it_from_being_dropped(run: Run) -> None:
+    await made_with_rows(run, "SELECT 1 WHERE false")
+    await run.target.execute("CREATE TABLE public.heir () INHERITS (public.taken); INSERT INTO public.heir VALUES (7)")
+
+    with pytest.raises(DataError, match="it holds 1 row that"):
         await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"])
 
 

@@ -1,5 +1,7 @@
 """A phase's rows are taken back exactly, or nothing is touched and the error says what stands in the way."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from knarr.audit import chain
@@ -27,7 +29,7 @@ async def copied(run: Run, item: ResolvedMapping = ITEM, *, phases: list[str] | 
 
 
 async def remove(run: Run, phase: str, item: ResolvedMapping = ITEM) -> int:
-    return await remove_rows(run.target, run.source, run.lease, run.run_id, item, phase, ORDER)
+    return await remove_rows(run.target, lambda: nullcontext(run.source), run.lease, run.run_id, item, phase, ORDER)
 
 
 async def ids(run: Run) -> list[int]:
@@ -263,7 +265,7 @@ async def test_without_a_key_a_single_phase_is_taken_back(run: Run) -> None:
 
 
 async def test_more_rows_in_doubt_than_a_batch_are_told_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("knarr.postgres.remove.BATCH", 5)
+    monkeypatch.setattr("knarr.postgres.doubt.BATCH", 5)
     await copied(run)
     await run.target.execute("UPDATE public.taken SET name = name")
 

@@ -158,8 +158,9 @@ async def test_what_others_put_into_a_column_that_is_not_carried_still_stops_an_
     body = (await chain.read(occupied.target, "run-1"))[-1].body
     assert "; 1 hold values of others in columns that are not carried: an undo will stop at them" in body
     assert "; 1 are not as the run had left them, and an undo will not stop at them" in body
-    with pytest.raises(DataError, match=r"1 rows of .* since the run wrote them: \(80\) changed\. None"):
+    with pytest.raises(DataError, match=r"1 rows of .* since the run wrote them\. None") as stopped:
         await occupied.undo(item)
+    assert "since the run wrote them: (80) changed. None" in stopped.value.detail
     undone = await occupied.undo(item, changed_since="restore ours")
     assert await occupied.rows() == rows
     assert undone.proof.endswith("as it must be")
@@ -205,8 +206,9 @@ async def test_a_row_that_others_put_in_again_and_the_source_has_again_still_sto
     assert (await occupied.repair(item)).updated == 1
 
     assert await occupied.rows("id, name, note", "id = 5") == [(5, "moved", "again")]
-    with pytest.raises(DataError, match=r"\(5\) inserted again"):
+    with pytest.raises(DataError) as stopped:
         await occupied.undo(item)
+    assert "(5) inserted again" in stopped.value.detail
 
 
 async def test_two_rounds_of_repair_are_taken_back_as_one(occupied: Occupied) -> None:

@@ -18,9 +18,11 @@ async def test_a_row_of_others_under_a_key_to_append_is_named_and_left_alone(occ
     )
     rows = await occupied.rows()
 
-    with pytest.raises(DataError, match=r"2 keys to append .* did not put them there: \(900\), \(901\)"):
+    with pytest.raises(DataError, match=r"(?m)2 keys to append .* did not put them there$") as refused:
         await occupied.repair(item)
 
+    assert refused.value.detail.endswith("did not put them there: (900), (901)")
+    assert "900" not in str(refused.value)
     assert await occupied.rows() == rows
     assert await occupied.log() == {"insert": 50}
 
@@ -35,9 +37,10 @@ async def test_a_row_outside_the_scope_is_named_and_left_alone(occupied: Occupie
     )
     rows = await occupied.rows()
 
-    with pytest.raises(DataError, match=r"not in the mapping's scope \(1 rows\): \(80\)"):
+    with pytest.raises(DataError, match=r"(?m)not in the mapping's scope \(1 rows\)$") as refused:
         await occupied.repair(item)
 
+    assert refused.value.detail.endswith("(1 rows): (80)")
     assert await occupied.rows() == rows
     assert await occupied.target.fetchval("SELECT repairs FROM knarr.ledger") == 0
 

@@ -115,3 +115,27 @@ def test_filters_are_kept_apart_by_parentheses() -> None:
 
     assert source_where(item, "TRUE", None, "c") == "(a OR b) AND c"
     assert copy_query(item, WHOLE, "TRUE").endswith('FROM public."given" AS t\n WHERE (a OR b)')
+
+
+async def test_a_comment_at_the_end_of_the_plans_sql_swallows_nothing(shared: Connection) -> None:
+    await shared.execute("CREATE TABLE public.given AS SELECT n FROM generate_series(0, 9) AS n")
+    commented = column("n", "bigint", expression="t.n -- ours", source_type="integer")
+    item = mapping(
+        [commented, column("twice", "text", expression="t.n * 2 -- doubled")],
+        key=["n"],
+        where="t.n > 1 -- the rest is theirs",
+        phases={"canary": "t.n % 4 = 0 -- a quarter", "tenth": "t.n % 2 = 0 -- a half"},
+    )
+    piece = Partition(mapping=0, number=0, lower=None, upper=["7"], estimated_rows=0)
+    try:
+        moved = {}
+        for phase in PHASES:
+            query = copy_query(item, piece, phase_predicate(item, PHASES, phase) or "")
+            moved[phase] = [tuple(row) for row in await shared.fetch(query)]
+        so_far = source_where(item, moved_predicate(item, PHASES, "tenth"))
+        seen = await shared.fetch(f"SELECT n FROM public.given AS t WHERE {so_far}")
+    finally:
+        await shared.execute("DROP TABLE public.given")
+
+    assert moved == {"canary": [(4, "8")], "tenth": [(2, "4"), (6, "12")], "everyone": [(3, "6"), (5, "10")]}
+    assert [row["n"] for row in seen] == [2, 4, 6, 8]

@@ -36,7 +36,7 @@ async def changed(occupied: Occupied) -> list[tuple[object, ...]]:
     return rows
 
 
-async def test_rows_that_somebody_else_changed_stop_the_undo_by_name(
+async def test_rows_that_somebody_else_changed_stop_the_undo_and_are_found_by_a_query(
     occupied: Occupied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("knarr.postgres.undo.BATCH", 1000)
@@ -48,8 +48,12 @@ async def test_rows_that_somebody_else_changed_stop_the_undo_by_name(
 
     message = str(stopped.value)
     assert "4 rows of public.taken were changed by somebody else since the run wrote them" in message
-    for part in ("(120) changed", "(80) changed", "(81) deleted", "(5) inserted again", "knarr.decide('run-1'"):
-        assert part in message
+    assert "knarr.decide('run-1'" in message
+    for part in ("(120) changed", "(80) changed", "(81) deleted", "(5) inserted again"):
+        assert part in stopped.value.detail and part not in message
+    query = stopped.value.hint.partition("this finds them: ")[2].partition(". Then there: ")[0]
+    found = {(row["operation"], *row["key"]) for row in await occupied.target.fetch(query)}
+    assert found == {("insert", "120"), ("update", "80"), ("update", "81"), ("delete", "5")}
     assert await occupied.rows() == rows
     assert await occupied.log() == {"insert": 50, "update": 25, "delete": 50}
 

@@ -120,7 +120,9 @@ async def test_a_difference_takes_the_merge_back_and_the_target_is_as_before(
     cause = failed.value.cause
     assert isinstance(cause, ApplicationError)
     assert cause.type == "MigrationRolledBack"
-    assert "4711" in cause.message
+    assert "first: shop.order: 1 changed in total" in cause.message and "4711" not in cause.message
+    named = '{"checks": [{"findings": [{"key": {"id": "4711"}, "column": "total"}]}]}'
+    assert await shop.in_target(f"SELECT document @> '{named}' FROM knarr.verdict")
     assert dump(second_cluster, shop) == before
     assert await shop.in_target("SELECT count(*) FROM knarr.undo") == 0
 
@@ -138,7 +140,7 @@ async def test_a_key_that_is_there_already_takes_the_whole_run_back(shop: Scene,
 
     cause = failed.value.cause
     assert isinstance(cause, ApplicationError)
-    assert "3 keys to append are in shop.order already: (9), (10), (11)" in cause.message
+    assert "3 keys to append are in shop.order already" in cause.message and "(9)" not in cause.message
     assert dump(second_cluster, shop) == before
 
 
@@ -179,9 +181,8 @@ async def test_a_row_that_was_changed_since_waits_for_a_person_who_decides(
         await run_script(shop.target_dsn, "UPDATE shop.customer SET points = 0 WHERE id = 1500")
         await shop.order(handle, "rollback")
         status = await shop.until(handle, "waiting for a person")
-        assert "1 rows of shop.customer were changed by somebody else since the run wrote them: (1500) changed" in (
-            status.message
-        )
+        assert "1 rows of shop.customer were changed by somebody else since the run wrote them." in status.message
+        assert "(1500)" not in status.message
         await run_script(shop.target_dsn, f"SELECT knarr.decide('{shop.run_id}', 'restore ours', 'ann', 'agreed')")
         await shop.order(handle, "retry")
         with pytest.raises(WorkflowFailureError) as failed:

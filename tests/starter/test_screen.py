@@ -138,3 +138,34 @@ def test_a_mapping_that_was_taken_back_does_not_look_copied() -> None:
     said: list[str] = []
     Lines(said.append).show(seen)
     assert said[-1].endswith("0 rows still there")
+
+
+def test_the_screen_says_what_happened_while_a_person_is_waited_for() -> None:
+    seen = snapshot(250, state="waiting for a person")
+    assert seen.progress is not None
+    problem = "can't take back: keys\n" + "\n".join(f"line {number}" for number in range(1, 20))
+    status = seen.progress.status.model_copy(update={"message": problem, "waiting_for": "`knarr retry`"})
+    text = drawn(Screen(Console(), None), replace(seen, progress=seen.progress.model_copy(update={"status": status})))
+    assert "can't take back: keys" in text
+    assert "line 5" in text
+    assert "line 6" not in text
+    assert "… and 14 lines more" in text
+
+
+def test_names_and_errors_are_shown_as_they_are_and_do_not_act_on_the_screen() -> None:
+    seen = snapshot(250)
+    assert seen.progress is not None
+    mapping = seen.progress.mappings[0].model_copy(update={"name": 'shop."[/red]\x1b[2J"'})
+    progress = seen.progress.model_copy(update={"mappings": [mapping]})
+    text = drawn(Screen(Console(), None), replace(seen, progress=progress, retrying=["copy: found '\x1b]0;title\x07'"]))
+    assert 'shop."[/red]⟨U+001B⟩[2J"' in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+def test_without_an_answer_the_state_is_what_the_server_knows() -> None:
+    seen = Snapshot(RUN, WorkflowExecutionStatus.RUNNING, None, False, told="waiting for a person")
+    text = drawn(Screen(Console(), None), seen)
+    assert "waiting for a person" in text
+    assert "no worker answers" in text
+    assert "starting" not in text

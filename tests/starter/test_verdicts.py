@@ -2,10 +2,14 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from rich.console import Console
 
+from activities.models import VerdictSummary
+from knarr.audit.chain import AuditHead
 from knarr.verify.models import CheckKind, CheckSummary, Finding, Outcome, Verdict
-from starter.verdicts import table_of, told
+from starter.output import Output
+from starter.verdicts import ELSEWHERE, show_verdict, table_of, told
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -76,6 +80,26 @@ def test_a_mapping_whose_rows_were_not_compared_shows_no_mark() -> None:
     [line] = [line for line in drawn(check("integrity", "shop.order", "passed")).splitlines() if "shop.order" in line]
     assert line.count("✓") == 1
     assert "?" in line
+
+
+def test_without_the_target_the_summary_is_told_and_where_the_rest_is(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = VerdictSummary(
+        passed=False,
+        checks=4,
+        failed=1,
+        rows=1_500,
+        findings=2,
+        first_findings=["shop.order: 2 changed in total"],
+        digest="0" * 64,
+        head=AuditHead(position=3, digest="0" * 64),
+    )
+    show_verdict(Output(as_json=False, debug=False), None, summary)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "verdict: DIFFERS · 4 checks · 1,500 rows · 2 findings",
+        "  shop.order: 2 changed in total",
+        f"  {ELSEWHERE}",
+    ]
 
 
 def test_a_finding_says_where_and_both_values() -> None:

@@ -16,6 +16,7 @@ from activities.models import RunContext
 from knarr import errors
 from knarr.local.temporal import TemporalServer
 from knarr.plan.models import Limits
+from knarr.plan.rules import LONGEST_STATEMENT
 from knarr.plan.units import seconds
 from workflows import guarding, policies
 
@@ -77,8 +78,9 @@ def test_every_class_of_ours_but_the_transient_is_final() -> None:
 
 
 def test_an_attempt_outlasts_what_the_servers_end_by_themselves() -> None:
-    statement = seconds(Limits().statement_timeout)
+    statement = seconds(LONGEST_STATEMENT)
 
+    assert seconds(Limits().statement_timeout) <= statement
     for options in (policies.LONG, policies.COPY, policies.VERIFY, policies.COMPENSATION):
         assert options["start_to_close_timeout"].total_seconds() >= 2 * statement
     assert policies.BRIEF["start_to_close_timeout"].total_seconds() > seconds(Limits().lock_timeout)

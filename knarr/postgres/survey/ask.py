@@ -7,9 +7,11 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from knarr.errors import TransientError
+from knarr.postgres import server_words
 from knarr.postgres.failures import classify
 from knarr.postgres.session import Connection
 
+_DOING: Final = "asking the server about the plan's SQL"
 _TOKEN: Final = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|[\w$.]+|\S')
 
 
@@ -21,6 +23,8 @@ class Failure(NamedTuple):
     """The token that the server points at; empty when it points at none."""
     hint: str
     sqlstate: str
+    words: str
+    """All that the server said, where it may have quoted a row: not for workflow history. Else empty."""
 
     def __str__(self) -> str:
         return f"{self.message} (at {self.near})" if self.near else self.message
@@ -79,11 +83,14 @@ async def lookup(connection: Connection, sql: str, *values: object) -> object:
 
 
 def _failure(error: asyncpg.PostgresError, sql: str) -> Failure:
-    classified = classify(error, "asking the server about the plan's SQL")
+    classified = classify(error, _DOING)
     if isinstance(classified, TransientError):
         raise classified from error
     position = getattr(error, "position", None)
     token = _TOKEN.match(sql, int(position) - 1) if position else None
-    message = str(getattr(error, "message", None) or error)
+    message = server_words.words_on_plan(error)
+    if not message:
+        told = classified.message.removeprefix(f"{_DOING}: ")
+        return Failure(told, token[0] if token else "", "", error.sqlstate or "", classified.detail)
     hint = str(getattr(error, "hint", None) or "")
-    return Failure(message, token[0] if token else "", hint, error.sqlstate or "")
+    return Failure(message, token[0] if token else "", hint, error.sqlstate or "", "")

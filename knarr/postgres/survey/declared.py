@@ -7,7 +7,7 @@ from knarr.postgres import ddl
 from knarr.postgres.catalogue import read_table
 from knarr.postgres.ddl import TargetColumn
 from knarr.postgres.ddl_names import Names, object_name
-from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import Problems, listed, nearest
 from knarr.postgres.survey.resolve import primary_key_columns
@@ -21,7 +21,7 @@ def declared_table(sketch: Sketch) -> DatabaseObject:
             name=column.name,
             type=column.target_type,
             not_null=column.not_null,
-            default_sql=None if column.default_sql is None else f"({column.default_sql})",
+            default_sql=None if column.default_sql is None else enclosed(column.default_sql),
             identity=column.identity,
             generated_sql=column.generated_sql,
         )
@@ -46,7 +46,7 @@ async def declared_objects(inquiry: Inquiry, sketch: Sketch, names: Names) -> li
         objects += _index(inquiry.problems, sketch, f"indexes[{position}]", index, names)
     for check, predicate in mapping.constraints.items():
         name = names.constraint(table, check)
-        objects.append(ddl.constraint("check", table, name, f"CHECK ({predicate})"))
+        objects.append(ddl.constraint("check", table, name, f"CHECK {enclosed(predicate)}"))
     for position, foreign_key in enumerate(mapping.foreign_keys):
         objects += await _foreign_key(inquiry, sketch, f"foreign_keys[{position}]", foreign_key, names)
     return objects
@@ -64,7 +64,7 @@ def _index(problems: Problems, sketch: Sketch, path: str, index: Index, names: N
     parts = ["expr" if part.startswith("(") else part for part in index.columns]
     wanted = index.name or object_name(sketch.target.name, parts, "idx")
     name = names.relation(sketch.target.schema_name, wanted)
-    where = f" WHERE ({index.where})" if index.where else ""
+    where = f" WHERE {enclosed(index.where)}" if index.where else ""
     body = f"USING {index.method} ({', '.join(index_parts(index))}){where}"
     return [ddl.index(sketch.target, name, body, unique=index.unique)]
 

@@ -8,11 +8,11 @@ from knarr.plan.models import CrossCheck, ForeignKey
 from knarr.plan.names import parse_table, write_table
 from knarr.plan.problems import did_you_mean
 from knarr.plan.resolved import TableName
-from knarr.postgres.identifiers import quote
+from knarr.postgres.identifiers import enclosed, quote
 from knarr.postgres.session import Connection
 from knarr.postgres.survey.ask import Failure, describe, explain, refusal
 from knarr.postgres.survey.declared import index_parts
-from knarr.postgres.survey.inquiry import Inquiry, enclosed, mentions, replaced
+from knarr.postgres.survey.inquiry import Inquiry, mentions, replaced
 from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch
 
@@ -44,7 +44,7 @@ async def check_source_side(inquiry: Inquiry, sketch: Sketch) -> None:
         failure = await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause} WHERE {enclosed(predicate)}")
         where = sketch.where(*path) if path == ("where",) else f"{path[0]}.where ({sketch.target})"
         if failure is not None:
-            inquiry.problems.error(where, str(failure), expected="a predicate over the source row", hint=failure.hint)
+            inquiry.problems.refused(where, failure, expected="a predicate over the source row")
             sketch.unreadable = sketch.unreadable or path == ("where",)
         await _check_repeatable(inquiry, inquiry.source, where, predicate)
     for column in sketch.copied:
@@ -108,20 +108,16 @@ async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> Non
     where = f"checks[{position}] ({check.name})"
     on_source = await describe(inquiry.source, f"SELECT * FROM ({check.source}\n) AS answer")
     if isinstance(on_source, Failure):
-        inquiry.problems.error(
-            f"{where}, source", str(on_source), expected="a query that runs on the source", hint=on_source.hint
-        )
+        inquiry.problems.refused(f"{where}, source", on_source, expected="a query that runs on the source")
     else:
         forbidden = await explain(inquiry.source, check.source)
         if isinstance(forbidden, Failure):
-            inquiry.problems.error(f"{where}, source", str(forbidden), expected="a query that this role may run")
+            inquiry.problems.refused(f"{where}, source", forbidden, expected="a query that this role may run")
     if any(one.broken for one in inquiry.sketches):
         return
     on_target = await _on_future_target(inquiry, f"SELECT * FROM ({check.target}\n) AS answer")
     if isinstance(on_target, Failure):
-        inquiry.problems.error(
-            f"{where}, target", str(on_target), expected="a query that runs on the target", hint=on_target.hint
-        )
+        inquiry.problems.refused(f"{where}, target", on_target, expected="a query that runs on the target")
     elif not isinstance(on_source, Failure) and len(on_source) != len(on_target):
         inquiry.problems.error(
             where,
@@ -144,12 +140,12 @@ async def check_guard(inquiry: Inquiry, position: int, guard: Guard) -> None:
     if isinstance(answer, Failure):
         if side == "target" and answer.sqlstate in _ABSENT and _OWN_SCHEMA.search(guard.query):
             return  # the claim of the run installs it
-        inquiry.problems.error(where, str(answer), expected=f"a query that runs on the {side}", hint=answer.hint)
+        inquiry.problems.refused(where, answer, expected=f"a query that runs on the {side}")
         return
     if not any(_mentioned(guard.query, one.target) for one in inquiry.sketches if one.creates) or side == "source":
         forbidden = await explain(inquiry.source if side == "source" else inquiry.target, guard.query)
         if isinstance(forbidden, Failure):
-            inquiry.problems.error(where, str(forbidden), expected="a query that this role may run")
+            inquiry.problems.refused(where, forbidden, expected="a query that this role may run")
             return
     if len(answer) != 1 or answer[0] not in _NUMBERS:
         kind = await inquiry.target.fetchval("SELECT pg_catalog.format_type($1, NULL)", answer[0]) if answer else ""
@@ -172,6 +168,7 @@ async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign
             inquiry.problems.error(
                 sketch.where(path),
                 answer.message,
+                examples=answer.words,
                 expected=f"columns of types that can be compared: {name} is {left.target_type}, "
                 f"{other} is {right.target_type}",
             )
@@ -180,7 +177,7 @@ async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign
 async def _hold(inquiry: Inquiry, sketch: Sketch, path: str, sql: str, expected: str) -> None:
     answer = await _on_future_target(inquiry, sql)
     if isinstance(answer, Failure):
-        inquiry.problems.error(sketch.where(path), str(answer), expected=expected, hint=answer.hint)
+        inquiry.problems.refused(sketch.where(path), answer, expected=expected)
 
 
 async def _on_future_target(inquiry: Inquiry, sql: str) -> list[int] | Failure:

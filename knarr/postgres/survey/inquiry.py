@@ -45,11 +45,6 @@ class Inquiry:
         return next((one for one in self.sketches if one.target == table), None)
 
 
-def enclosed(sql: str) -> str:
-    """What a plan's author wrote, in parentheses that a `--` comment can't swallow."""
-    return f"({sql}\n)" if "--" in sql else f"({sql})"
-
-
 def mentions(name: TableName) -> re.Pattern[str]:
     """Finds `schema.name` in SQL, quoted or not as SQL allows; a text literal matches too, as group `text`."""
     return re.compile(

@@ -8,7 +8,8 @@ import asyncpg
 from knarr.errors import TransientError
 from knarr.plan.units import seconds
 from knarr.postgres.failures import classify
-from knarr.postgres.survey.inquiry import Inquiry, enclosed
+from knarr.postgres.identifiers import enclosed
+from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch, SketchColumn
@@ -107,7 +108,10 @@ async def _count(
         if isinstance(classified, TransientError):
             raise classified from error
         inquiry.problems.error(
-            where_in_plan, f"{names} can't be counted: {classified.message}", expected="values that can be compared"
+            where_in_plan,
+            f"{names} can't be counted: {classified.message}",
+            expected="values that can be compared",
+            examples=classified.detail,
         )
         return
     if doubled:
@@ -115,9 +119,10 @@ async def _count(
         multiplied = "the joins may give several rows for one; " if sketch.mapping.joins else ""
         inquiry.problems.error(
             where_in_plan,
-            f"{names} is not unique: {doubled[0]['keys']} values come more than once, such as {examples}",
+            f"{names} is not unique: {doubled[0]['keys']} values come more than once",
             expected="one row for each value",
             hint=f"{multiplied}choose other columns, or correct the rows at the source",
+            examples=examples,
         )
     if nulls:
         inquiry.problems.error(

@@ -4,7 +4,7 @@ from typing import Final
 
 from knarr.plan.names import write_table
 from knarr.postgres.catalogue import CatalogueTable
-from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.sketches import Sketch
@@ -54,7 +54,7 @@ async def check_missing(inquiry: Inquiry, sketch: Sketch) -> None:
     """Warns before everything is deleted because the source has nothing."""
     if not sketch.mapping.delete_missing or sketch.broken or sketch.unreadable:
         return
-    where = f" WHERE ({sketch.mapping.where}\n)" if sketch.mapping.where else ""
+    where = f" WHERE {enclosed(sketch.mapping.where)}" if sketch.mapping.where else ""
     if await inquiry.source.fetchval(_SOURCE_IS_EMPTY.format(from_clause=sketch.from_clause, where=where)):
         inquiry.problems.warn(
             sketch.where("delete_missing"),

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from knarr.plan.resolved import SurveyProblem
+from knarr.postgres.survey.ask import Failure
+from knarr.telemetry.scrub import scrub
 
 
 class Problems:
@@ -17,9 +19,22 @@ class Problems:
         """Those that forbid the run."""
         return [problem for problem in self.found if problem.severity == "error"]
 
-    def error(self, where: str, found: str, *, expected: str = "", hint: str = "") -> None:
-        """Something that forbids the run."""
-        self._add(SurveyProblem(severity="error", where=where, found=found, expected=expected, hint=hint))
+    def error(self, where: str, found: str, *, expected: str = "", hint: str = "", examples: str = "") -> None:
+        """Something that forbids the run.
+
+        Args:
+            examples: keys, or a server's words that may quote a row; for a terminal, never for workflow history, which
+                all else goes to.
+        """
+        self._add(
+            SurveyProblem(
+                severity="error", where=where, found=found, expected=expected, hint=hint, examples=scrub(examples)
+            )
+        )
+
+    def refused(self, where: str, failure: Failure, *, expected: str, hint: str = "") -> None:
+        """SQL of the plan that a server does not take; the server's own hint unless there is a better one."""
+        self.error(where, str(failure), expected=expected, hint=hint or failure.hint, examples=failure.words)
 
     def warn(self, where: str, found: str, *, expected: str = "", hint: str = "") -> None:
         """Something that a person should know before the run."""

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from knarr.postgres.identifiers import quote
+from knarr.postgres.identifiers import enclosed, quote
 from knarr.postgres.survey.ask import Failure, explain
-from knarr.postgres.survey.inquiry import Inquiry, enclosed
+from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.sketches import Sketch
 
 COUNTED_BELOW: Final = 64 * 1024 * 1024
@@ -16,9 +16,7 @@ async def estimate(inquiry: Inquiry, sketch: Sketch) -> tuple[int, int]:
     values = ", ".join(f"{enclosed(column.expression or '')} AS {quote(column.name)}" for column in sketch.copied)
     planned = await explain(inquiry.source, f"SELECT {values} FROM {sketch.from_clause}{where}")
     if isinstance(planned, Failure):
-        inquiry.problems.error(
-            sketch.where("source"), str(planned), expected="a query that this role may run", hint=planned.hint
-        )
+        inquiry.problems.refused(sketch.where("source"), planned, expected="a query that this role may run")
         sketch.unreadable = True
         return 0, 0
     table = sketch.source_table

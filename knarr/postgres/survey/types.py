@@ -148,7 +148,7 @@ class Types:
             hint = nearest(text, known)
             if re.fullmatch(r"(small|big)?serial", text.strip(), re.IGNORECASE):
                 hint = "write the integer type and `identity: by default`"
-            self._problems.error(where, str(answer), expected="a type that the target knows", hint=hint)
+            self._problems.refused(where, answer, expected="a type that the target knows", hint=hint)
             return None
         oid = await self._target.fetchval(_TYPE_OID, text)
         written = await self._format(oid, text)

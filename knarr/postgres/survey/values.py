@@ -3,8 +3,9 @@
 import re
 from typing import Final
 
+from knarr.postgres.identifiers import enclosed
 from knarr.postgres.survey.ask import Failure, describe, refusal
-from knarr.postgres.survey.inquiry import Inquiry, enclosed
+from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.sketches import Sketch
 
 _NOT_ONE_VALUE: Final = {2249: "a row of several values", 2287: "an array of rows", 2278: "nothing (void)"}
@@ -18,7 +19,7 @@ _SIZES: Final = re.compile(r"\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\)")
 async def expression_types(inquiry: Inquiry, sketch: Sketch, asked: dict[str, str]) -> dict[str, int]:
     """The source's type oid of each expression; one that is refused becomes a problem."""
     if (failure := await refusal(inquiry.source, f"SELECT FROM {sketch.from_clause}")) is not None:
-        inquiry.problems.error(sketch.where("joins"), str(failure), expected="joins that run", hint=failure.hint)
+        inquiry.problems.refused(sketch.where("joins"), failure, expected="joins that run")
         sketch.broken = sketch.unreadable = True
         return {}
     if not asked:
@@ -78,14 +79,13 @@ async def check_casts(inquiry: Inquiry, sketch: Sketch) -> None:
                 failure.message,
                 expected=f"an expression that can be cast from {column.source_type} to {column.base_type}",
                 hint=failure.hint,
+                examples=failure.words,
             )
 
 
 def _refused(inquiry: Inquiry, sketch: Sketch, name: str, failure: Failure) -> None:
     path = ("key", name) if name in sketch.mapping.key else ("columns", name)
-    inquiry.problems.error(
-        sketch.where(*path), str(failure), expected="one value for each source row", hint=failure.hint
-    )
+    inquiry.problems.refused(sketch.where(*path), failure, expected="one value for each source row")
     sketch.broken = True
 
 

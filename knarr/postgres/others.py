@@ -1,0 +1,93 @@
+"""What becomes of rows that somebody else has written where the run is to be taken back: who decides it, and where.
+
+Such rows are a finding. They stay untouched until the plan (`rollback.changed_since`) or a person (`knarr.decide`) has
+said what is to become of them; what then happens is in the audit trail.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from knarr.audit import chain
+from knarr.errors import DataError
+from knarr.plan.resolved import ResolvedMapping
+from knarr.postgres import writers
+from knarr.postgres.identifiers import literal
+from knarr.postgres.lease import Lease
+from knarr.postgres.session import Connection
+from knarr.postgres.undo_sql import ChangedSince
+from knarr.wording import counted
+
+DECIDED: Final = "SELECT changed_since FROM knarr.run WHERE run_id = $1"
+# The entry that the seal leaves (activities.seal). What takes the seal back sets the run's state back, but can't
+# take an entry out of the trail.
+WAS_SEALED: Final = """
+SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND kind = 'step' AND entry_key LIKE 'step/seal/%')
+"""
+
+
+async def policy(connection: Connection, run_id: str, planned: ChangedSince) -> ChangedSince:
+    """What holds now: a person's decision, or else what the plan says."""
+    decided: ChangedSince | None = await connection.fetchval(DECIDED, run_id)
+    return decided or planned
+
+
+async def was_sealed(connection: Connection, run_id: str) -> bool:
+    """Whether the run was ever sealed: from then on people were meant to use its tables."""
+    return bool(await connection.fetchval(WAS_SEALED, run_id))
+
+
+def decide(run_id: str, changed_since: ChangedSince) -> str:
+    """The statement by which a person decides, for a hint."""
+    return f"SELECT knarr.decide({literal(run_id)}, {literal(changed_since)}, WHO, WHY)"
+
+
+def way_out(run_id: str, choices: Sequence[ChangedSince]) -> str:
+    """What a person may do where a phase's rows can't be told from others, for a hint; `choices` are what may help."""
+    effects = {
+        "keep theirs": "what no transaction of the run wrote stays",
+        "restore ours": "it goes when the last phase does",
+    }
+    said = " or ".join(f"{decide(run_id, choice)} ({effects[choice]})" for choice in choices)
+    decided = f"on the target: {said}, and retry; or " if said else ""
+    return f"{decided}skip this step with a reason; nothing was changed"
+
+
+def require_decision(
+    decided: ChangedSince, run_id: str, mapping: ResolvedMapping, found: writers.Written, expected: int
+) -> None:
+    """Stops where a table that is to be emptied holds rows of others and nothing that can be done was decided.
+
+    Raises:
+        DataError: with how many they are, how to see them, and how to decide; or they are to stay and can't be told.
+    """
+    if decided == "restore ours" or (decided == "keep theirs" and found.ours is not None):
+        return
+    said = f"{mapping.name} holds {counted(found.rows, 'row')}, the ledger says that the run put {expected:,} there"
+    restore = decide(run_id, "restore ours")
+    if found.ours is None:
+        raise DataError(
+            f"{said}: somebody else has written to it, and the ledger, of an older version, does not say to which rows",
+            hint=f"put the table's rows right, or on the target: {restore}, which empties the table; then retry; "
+            "nothing was changed",
+        )
+    kept = ", and the table is not dropped then" if mapping.mode == "create" else ""
+    raise DataError(
+        f"{said}; {found.rows - found.ours:,} of them show transactions that are not the run's: somebody else has "
+        "written to it",
+        hint=f"look at them: {writers.list_others(run_id, mapping)}; then on the target: "
+        f"{decide(run_id, 'keep theirs')} (they stay{kept}) or {restore} (they go too), and retry; nothing was changed",
+    )
+
+
+async def note(
+    connection: Connection, lease: Lease, run_id: str, place: str, decided: ChangedSince, summary: str
+) -> None:
+    """Puts what became of rows of others into the audit trail, in the transaction that does it.
+
+    Args:
+        place: the step that met the rows, without control characters; with the epoch it is the entry's key.
+        summary: how many rows of which table, and what became of them; no values.
+    """
+    key = f"changed since {place}/epoch {lease.epoch}"
+    body = {"summary": summary, "reason": f"changed_since: {decided}"}
+    await chain.append(connection, run_id, key, "decision", body)

@@ -1,0 +1,70 @@
+"""Taking rows back as an activity: what it needs of the two databases, and what the seal has to do with it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+from temporalio.testing import ActivityEnvironment
+
+from activities import context
+from activities.copy import remove_rows
+from activities.models import CompensationInput, RunContext, RunInput, StepResult
+from activities.seal import seal_run, unseal_run
+from knarr.audit import chain
+from knarr.plan.models import Plan
+from knarr.postgres import lease, others
+from knarr.postgres.session import Connection, Pools, connect
+from knarr.settings import Connections
+from tests.postgres.specimens import Run, claimed
+from tests.postgres.test_remove import ITEM, ORDER, copied, ids
+
+# Port 1 answers nobody.
+NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
+PHASED = """
+UPDATE knarr.run SET plan = (plan::jsonb || '{"rollout": [{"phase": "canary"}, {"phase": "everyone"}]}')::json
+"""
+
+
+@pytest.fixture
+async def run(source_dsn: str, target_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run]:
+    """A claimed run of two phases; its activities find the target, and no source."""
+    aliases = {"legacy": SecretStr(NOWHERE), "shop": SecretStr(target_dsn)}
+    pools = Pools(Connections(aliases, tmp_path_factory.mktemp("settings") / "knarr.toml"))
+    context.use(pools)
+    source: Connection = await connect(source_dsn, application_name="test source")
+    target: Connection = await connect(target_dsn, application_name="test target")
+    held = await claimed(source, target, target_dsn)
+    await target.execute(PHASED)
+    assert len(Plan.model_validate_json(await target.fetchval("SELECT plan::text FROM knarr.run")).rollout) == 2
+    yield held
+    source.terminate()
+    target.terminate()
+    await pools.close()
+
+
+def given(run: Run) -> RunContext:
+    return RunContext(run_id=run.run_id, plan="specimen", source="legacy", target="shop", lease=run.lease)
+
+
+async def test_a_dead_source_does_not_stop_the_rollback_of_one_of_several_phases(run: Run) -> None:
+    await copied(run)
+    run.lease = await lease.raise_epoch(run.target, run.run_id)
+
+    taken = CompensationInput(run=given(run), mapping=ITEM.number, phase=ORDER[-1])
+    done: StepResult = await ActivityEnvironment().run(remove_rows, taken)
+
+    assert done.count == 23
+    assert await ids(run) == [4, 8, 12, 16, 20, 24, 28]
+
+
+async def test_that_a_run_was_sealed_is_known_after_the_seal_was_taken_back(run: Run) -> None:
+    verdict = "'run-1', 'everyone', 1, true, false, jsonb_build_object('ended_at', clock_timestamp()), ''"
+    await run.target.execute(f"INSERT INTO knarr.verdict VALUES ({verdict})")
+    await chain.append(run.target, run.run_id, "verdict everyone round 1", "verdict", {"phase": "everyone", "round": 1})
+    assert not await others.was_sealed(run.target, run.run_id)
+
+    await ActivityEnvironment().run(seal_run, RunInput(run=given(run)))
+    await ActivityEnvironment().run(unseal_run, CompensationInput(run=given(run)))
+
+    assert await run.target.fetchval("SELECT state FROM knarr.run") == "running"
+    assert await others.was_sealed(run.target, run.run_id)
