@@ -84,13 +84,10 @@ async def _until_named(handle: RunHandle) -> None:
         if knows_its_mappings(progress):
             return
         if time.monotonic() > give_up_at:
-            hint = "try again in a moment"
-            if progress.status.state == "paused":
-                hint = f"it does so once it goes on: knarr resume {handle.id} --reason ..."
             raise StarterError(
                 Exit.REFUSED,
                 "rollback is refused: the run is still recalling its survey, and does not know its mappings by name",
-                hint=hint,
+                hint="try again in a moment",
             )
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 

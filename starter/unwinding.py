@@ -1,12 +1,14 @@
 """Ending a run without Temporal: finding it, making sure that nobody still runs it, asking, and doing it."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import click
 
 from knarr.errors import KnarrError
 from knarr.postgres import runs
-from knarr.postgres.session import connect
+from knarr.postgres.session import Connection, connect
 from knarr.postgres.unwind import let_stand, unwind
 from knarr.settings import Connections, Settings
 from knarr.wording import counted
@@ -129,20 +131,24 @@ def _confirm(output: Output, lost: Lost, wish: Wish, doubt: str) -> None:
 async def _take_back(
     output: Output, connections: Connections, lost: Lost, wish: Wish
 ) -> tuple[str, dict[str, int | str]]:
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Connection]:
+        connection = await connect(connections.resolve(lost.source), application_name=NAME, read_only=True)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
     target = await connect(connections.resolve(lost.target), application_name=NAME)
     try:
-        source = await connect(connections.resolve(lost.source), application_name=NAME, read_only=True)
-        try:
-            done = await unwind(
-                target,
-                source,
-                lost.run_id,
-                actor=wish.actor or this_person(),
-                reason=wish.reason or "its workflow is gone",
-                on_step=output.say,
-            )
-        finally:
-            await source.close()
+        done = await unwind(
+            target,
+            source,
+            lost.run_id,
+            actor=wish.actor or this_person(),
+            reason=wish.reason or "its workflow is gone",
+            on_step=output.say,
+        )
     finally:
         await target.close()
     told = (

@@ -12,7 +12,7 @@ from knarr.settings import Settings
 from knarr.verify.models import CheckSummary, Finding, Verdict
 from knarr.verify.results import load_verdict, newest_verdict
 from starter.aliases import load_connections
-from starter.output import Output
+from starter.output import Output, plain
 
 if TYPE_CHECKING:
     from activities.models import VerdictSummary
@@ -93,7 +93,7 @@ def table_of(verdict: Verdict, title: str) -> Table:
         parity = [check for check in own if check.kind == "parity"]
         others = [check for check in own if check.kind in {"integrity", "rule"}]
         table.add_row(
-            next((check.name for check in [*parity, *others] if check.kind != "rule"), f"mapping {number}"),
+            plain(next((check.name for check in [*parity, *others] if check.kind != "rule"), f"mapping {number}")),
             _rows(parity[0].source_rows) if parity else "?",
             _rows(parity[0].target_rows) if parity else "?",
             _outcome(parity),
@@ -104,7 +104,7 @@ def table_of(verdict: Verdict, title: str) -> Table:
     table.add_section()
     for check in verdict.checks:
         if check.mapping < 0:
-            table.add_row(check.name, "", "", _outcome([check]), "", "", f"{check.findings_total:,}")
+            table.add_row(plain(check.name), "", "", _outcome([check]), "", "", f"{check.findings_total:,}")
     return table
 
 

@@ -73,10 +73,12 @@ class Conduct(Beside):
 
     @property
     def checkpoints(self) -> list[str]:
-        """Names of what a rollback can stop at, in the order in which it was verified: PHASE or PHASE/MAPPING.
+        """Names of what a rollback can stop at, in the order in which it was verified: PHASE or PHASE/MAPPING."""
+        return [self.checkpoint_name(each) for each in self.saga.checkpoints]
 
-        Without a mapping whose name is not known, as after continuing as new until the survey is recalled.
-        """
+    @property
+    def orderable(self) -> list[str]:
+        """Those that an order can name: until the survey is recalled a mapping's is a number, which no order may be."""
         known = self.view.mappings
         return [self.checkpoint_name(at) for at in self.saga.checkpoints if at.mapping < 0 or at.mapping in known]
 

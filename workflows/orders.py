@@ -30,14 +30,14 @@ class TakesOrders:
     conduct: Conduct
 
     def _check(self, action: str, order: Order) -> None:
-        self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.checkpoints)
+        self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.orderable)
 
     def _apply(self, action: str, order: Order) -> Accepted:
         conduct = self.conduct
-        return conduct.controls.apply(action, order, conduct.view.state, conduct.checkpoints)
+        return conduct.controls.apply(action, order, conduct.view.state, conduct.orderable)
 
     def _signalled(self, action: str, order: Order) -> None:
-        controls, state, checkpoints = self.conduct.controls, self.conduct.view.state, self.conduct.checkpoints
+        controls, state, checkpoints = self.conduct.controls, self.conduct.view.state, self.conduct.orderable
         if refusal := controls.refusal(action, order, state, checkpoints):
             controls.note("operator", action, order.actor, order.reason, refusal, accepted=False)
         else:

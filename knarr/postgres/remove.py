@@ -14,27 +14,15 @@ from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import ledger, others, writers
 from knarr.postgres.doubt import ReachSource, answers, same
 from knarr.postgres.failures import classified
-from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fenced
+from knarr.postgres.pointing import POINTING_HERE, refuse_changes_elsewhere
 from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import ChangedSince
 from knarr.postgres.writers import IN_DOUBT, WRITTEN_BY_PHASE, WRITTEN_BY_RUN
 from knarr.wording import counted
 
 EXISTS: Final = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)"
-# Foreign keys of other tables that point here: TRUNCATE refuses them, DELETE may cascade through them.
-POINTING_HERE: Final = """
-SELECT conrelid::regclass::text AS referencing, c.conname AS name,
-       confdeltype::text IN ('c', 'n', 'd') AS changes_rows,
-       (SELECT array_agg(a.attname ORDER BY k.place)
-          FROM unnest(c.conkey) WITH ORDINALITY AS k (number, place)
-          JOIN pg_attribute a ON (a.attrelid, a.attnum) = (c.conrelid, k.number)) AS columns,
-       (SELECT array_agg(a.attname ORDER BY k.place)
-          FROM unnest(c.confkey) WITH ORDINALITY AS k (number, place)
-          JOIN pg_attribute a ON (a.attrelid, a.attnum) = (c.confrelid, k.number)) AS referenced
-  FROM pg_constraint c
- WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) AND c.conrelid <> c.confrelid
-"""
 
 
 @dataclass(frozen=True)
@@ -269,27 +257,6 @@ async def _delete_doubtful(
                 hint=f"roll back to the start, or {way_out}",
             )
         )
-
-
-async def refuse_changes_elsewhere(
-    connection: Connection, mapping: ResolvedMapping, doomed: str, arguments: Sequence[object]
-) -> None:
-    """Deleting must not cascade into other tables: a row there that points at a doomed row stops it."""
-    for row in await connection.fetch(POINTING_HERE, qualified(mapping.target)):
-        if not row["changes_rows"]:
-            continue
-        pairs = zip(row["columns"], row["referenced"], strict=True)
-        joined = " AND ".join(f"r.{quote(own)} = t.{quote(other)}" for own, other in pairs)
-        query = (
-            f"SELECT EXISTS (SELECT FROM {row['referencing']} AS r JOIN {qualified(mapping.target)} AS t ON {joined} "
-            f"WHERE {doomed})"
-        )
-        if await connection.fetchval(query, *arguments):
-            raise DataError(
-                f"rows of {row['referencing']} point at rows of {mapping.name} that are to be taken back, and its "
-                f"foreign key {row['name']} would delete or change them",
-                hint=f"take those rows out of {row['referencing']} first, or skip this step with a reason",
-            )
 
 
 async def _prove(work: _Removal, expected: int) -> None:

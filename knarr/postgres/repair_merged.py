@@ -19,7 +19,7 @@ from knarr.postgres.copy import CopyJob, OnProgress, stream_rows
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.merge import AFTERWARDS, BEFOREHAND, change_rows, deletes_missing, refuse_out_of_scope, shown
 from knarr.postgres.merge_sql import MergeSql, Operation
-from knarr.postgres.remove import refuse_changes_elsewhere
+from knarr.postgres.pointing import refuse_changes_elsewhere
 from knarr.postgres.selection import phase_predicate
 from knarr.postgres.session import Connection
 from knarr.postgres.stream import Reconnect

@@ -21,7 +21,7 @@ from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import literal, qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
 from knarr.postgres.merge import shown
-from knarr.postgres.remove import POINTING_HERE
+from knarr.postgres.pointing import POINTING_HERE
 from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import Action, ChangedSince, UndoSql
 

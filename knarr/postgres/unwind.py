@@ -5,7 +5,6 @@ when it is done already, so an unwinding that was killed is begun again; nothing
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from graphlib import TopologicalSorter
 from typing import Final
 
@@ -16,6 +15,7 @@ from knarr.errors import PlanError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Stage
 from knarr.postgres import lease, mappings, objects, remove, runs, sequences, undo
+from knarr.postgres.doubt import ReachSource
 from knarr.postgres.failures import classified
 from knarr.postgres.lease import Lease, fenced, transaction
 from knarr.postgres.selection import phase_predicate
@@ -43,7 +43,7 @@ class Unwound(BaseModel):
 
 async def unwind(
     target: Connection,
-    source: Connection,
+    reach_source: ReachSource,
     run_id: str,
     *,
     actor: str,
@@ -56,7 +56,7 @@ async def unwind(
     again, can't commit from then on.
 
     Args:
-        source: the run's source; keys of a phase are read from it again.
+        reach_source: gives the run's source; asked only when the target alone can't tell which phase a row is of.
         on_step: told what is being done, for people.
 
     Raises:
@@ -71,7 +71,7 @@ async def unwind(
     on_step("ending whatever still writes")
     answer = "taking everything back from the ledger, without Temporal"
     held = await _take_over(target, run_id, "unwind", actor, reason, answer)
-    unwinding = _Unwinding(target, source, run_id, held, record.plan, on_step)
+    unwinding = _Unwinding(target, reach_source, run_id, held, record.plan, on_step)
     verdicts = await unwinding.withdraw()
     resolved = await mappings.load_mappings(target, run_id)
     dropped = rows = moved = 0
@@ -140,14 +140,14 @@ class _Unwinding:
     def __init__(
         self,
         target: Connection,
-        source: Connection,
+        reach_source: ReachSource,
         run_id: str,
         held: Lease,
         plan: Plan,
         on_step: Callable[[str], None],
     ) -> None:
         self._target = target
-        self._source = source
+        self._reach_source = reach_source
         self._run_id = run_id
         self._lease = held
         self._plan = plan
@@ -212,7 +212,7 @@ class _Unwinding:
             return undone.entries
         return await remove.remove_rows(
             self._target,
-            lambda: nullcontext(self._source),
+            self._reach_source,
             self._lease,
             self._run_id,
             mapping,

@@ -41,6 +41,7 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
         parts = [f"{problem.severity}: {places.found(problem.where)}: found {problem.found}"]
         parts += [f", expected {problem.expected}"] if problem.expected else []
         parts += [f"\n  next: {problem.hint}"] if problem.hint else []
+        parts += [f"\n  such as: {problem.examples}"] if problem.examples else []
         output.result("".join(parts))
     if sql:
         output.result("\n".join(f"{statement};" for statement in _statements(survey)))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,9 @@ async def unwound(scene: Scene, dies_at: int) -> Unwound:
             raise Killed
 
     try:
-        return await unwind(target, source, scene.run_id, actor="tester", reason="a test", on_step=on_step)
+        return await unwind(
+            target, lambda: nullcontext(source), scene.run_id, actor="tester", reason="a test", on_step=on_step
+        )
     finally:
         target.terminate()
         source.terminate()

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -151,14 +151,19 @@ async def test_an_order_is_refused_with_the_reason_when_the_survey_is_not_recall
     assert refused.value.hint == "try again in a moment"
 
 
-async def test_a_paused_run_recalls_nothing_and_the_refusal_says_what_helps(
-    temporal: TemporalServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ordering, "NAMES_WITHIN_SECONDS", 0.5)
-    async with continued(await connect(temporal.address), asyncio.Event(), paused=True) as handle:
-        with pytest.raises(StarterError, match="still recalling its survey") as refused:
-            await ordering.give(handle, "rollback", BACK)
-        assert f"knarr resume {handle.id}" in refused.value.hint
+async def test_a_paused_run_learns_the_names_too(temporal: TemporalServer) -> None:
+    recalled = asyncio.Event()
+    recalled.set()
+    async with continued(await connect(temporal.address), recalled, paused=True) as handle:
+        answer = await asyncio.wait_for(ordering.give(handle, "rollback", BACK), 20)
+    assert "going back to checkpoint canary/shop.a" in answer.message
+
+
+async def test_no_order_can_lead_to_a_mapping_by_its_number(temporal: TemporalServer) -> None:
+    order = BACK.model_copy(update={"to": "canary/mapping 0"})
+    async with continued(await connect(temporal.address), asyncio.Event()) as handle:
+        with pytest.raises(WorkflowUpdateFailedError):
+            await handle.execute_update("rollback", order)
 
 
 async def test_status_names_the_checkpoints_once_their_names_are_known(
