@@ -58,7 +58,7 @@ def show_verdict(
         if summary is not None:
             word = "PASSED" if summary.passed else "DIFFERS"
             output.result(
-                f"verdict: {word} · {summary.checks} checks · {summary.rows:,} rows · {summary.findings} findings"
+                f"verdict: {word} · {summary.checks:,} checks · {summary.rows:,} rows · {summary.findings:,} findings"
             )
             for line in summary.first_findings:
                 output.result(f"  {line}")

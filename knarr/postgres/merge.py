@@ -110,7 +110,7 @@ async def change_rows(
         checksum_change += row["checksum_change"]
         if matched is not None and row["rows"] != matched:
             raise DataError(
-                f"of {matched} rows of {sql.mapping.name} that differ {row['rows']} were updated",
+                f"of {matched:,} rows of {sql.mapping.name} that differ {row['rows']:,} were updated",
                 hint="a trigger or a rule on the target leaves rows out; nothing of this partition was written",
             )
     return Changes(
@@ -136,7 +136,7 @@ async def _refuse_standing(target: Connection, sql: MergeSql) -> None:
     if mapping.mode == "append":
         standing = await target.fetch(sql.standing)
         if standing:
-            found = f"{standing[0]['total']} keys to append are in {mapping.name} already"
+            found = f"{standing[0]['total']:,} keys to append are in {mapping.name} already"
             raise DataError(
                 found,
                 hint="leave them out with `where`, or write `mode: merge` if they are to be updated",
@@ -153,7 +153,7 @@ async def refuse_out_of_scope(target: Connection, sql: MergeSql, what: str) -> N
     others = await target.fetch(sql.out_of_scope)
     if others:
         total = others[0]["total"]
-        found = f"{sql.mapping.name}: {what} ({total} rows)"
+        found = f"{sql.mapping.name}: {what} ({total:,} rows)"
         raise DataError(
             found,
             hint=f"the scope is: {sql.mapping.scope}; correct it, or the mapping's filter or expressions",

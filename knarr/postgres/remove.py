@@ -209,8 +209,8 @@ async def _delete_known(work: _Removal, found: asyncpg.Record, own: int, of_othe
     doubtful, not_ours = own - found["own"], found["doubt"] - (own - found["own"])
     if doubtful < 0 or not_ours < 0:
         raise DataError(
-            f"{name} holds {found['own']} rows that phase {phase} copied and {found['doubt']} that were written anew "
-            f"since; the ledger gives the phase {own} rows and the others {of_others}",
+            f"{name} holds {found['own']:,} rows that phase {phase} copied and {found['doubt']:,} that were written "
+            f"anew since; the ledger gives the phase {own:,} rows and the others {of_others:,}",
             hint="a repair followed rows of the source from one phase into another; roll back to the start, or skip "
             "this step with a reason; nothing was changed",
         )
@@ -228,7 +228,7 @@ async def _delete_doubtful(
 ) -> None:
     """Deletes those of the rows in doubt that the source counts to the phase: as many as expected, and all known."""
     connection, mapping = work.connection, work.mapping
-    doubt = f"rows of {mapping.name} were written anew since phase {work.phase} began, {expected} of them are its own"
+    doubt = f"rows of {mapping.name} were written anew since phase {work.phase} began, {expected:,} of them are its own"
     if not mapping.key:
         raise _UntoldError(PlanError(f"{mapping.name} has no key, and {doubt}: which ones can't be told", hint=way_out))
     if reach_source is None:
@@ -276,7 +276,7 @@ async def _audit(
     body = {
         "step": f"take back the rows of {mapping.name}",
         "outcome": "done",
-        "summary": f"{rows} rows",
+        "summary": f"{rows:,} rows",
         "mapping": mapping.name,
         "phase": phase,
     }

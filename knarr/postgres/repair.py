@@ -129,7 +129,7 @@ async def _repair(
         done = await _refill(source, target, job, doing, on_progress, reconnect)
     summary = (
         f"{job.mapping.name}, partition {job.partition.number}: "
-        f"{done.updated} rows updated, {done.inserted} inserted, {done.deleted} deleted"
+        f"{done.updated:,} rows updated, {done.inserted:,} inserted, {done.deleted:,} deleted"
     )
     summary += _others(rewritten) if rewritten else ""
     body: dict[str, object] = {"step": "repair", "outcome": "done", "summary": summary, "mapping": job.mapping.name}

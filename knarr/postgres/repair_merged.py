@@ -255,7 +255,7 @@ class _Repair:
             raise RuntimeError("settling returned no count")
         if row["entries"] != row["rows"] or not row["balanced"]:
             raise DataError(
-                f"{job.mapping.name}, partition {job.partition.number}: of {row['rows']} rows repaired "
+                f"{job.mapping.name}, partition {job.partition.number}: of {row['rows']:,} rows repaired "
                 f"{row['entries']} have an entry in the undo log whose phase is in the ledger",
                 hint="somebody has written to knarr.undo or knarr.ledger; nothing was changed",
             )
@@ -267,7 +267,9 @@ class _Repair:
         others: Sequence[asyncpg.Record] = await self._target.fetch(OF_OTHERS.format_map(self._parts))
         if others:
             total = others[0]["total"]
-            found = f"{total} keys to append to {self._job.mapping.name} are there, and the run did not put them there"
+            found = (
+                f"{total:,} keys to append to {self._job.mapping.name} are there, and the run did not put them there"
+            )
             raise DataError(
                 found,
                 hint="they have come to the source since: leave them out with `where`, or write `mode: merge`",

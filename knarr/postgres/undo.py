@@ -201,7 +201,7 @@ async def _decide(work: _Work, lowest: int) -> None:
     total, policy = conflicts[0]["total"], work.sql.changed_since
     keys = "; ".join(f"{shown([row['key']], 1)} {row['conflict']}" for row in conflicts)
     more = f" and {total - len(conflicts)} more" if total > len(conflicts) else ""
-    found = f"{total} rows of {work.mapping.name} were changed by somebody else since the run wrote them"
+    found = f"{total:,} rows of {work.mapping.name} were changed by somebody else since the run wrote them"
     if policy == "stop":
         remaining = await work.connection.fetchval(REMAINING, *work.place)
         untouched = f"None of these was touched, nor were {remaining} older changes of phase {work.phase}"
@@ -250,8 +250,8 @@ async def _act(work: _Work, action: Action, rows: int) -> asyncpg.Record:
     missed = rows - done["rows"] - (done["left_out"] if action == "insert" else 0)
     if done["wrong"] or missed:
         raise DataError(
-            f"{work.mapping.name}: of {rows} rows to {action} {missed} were not, and {done['wrong']} did not become "
-            "what they were before the run",
+            f"{work.mapping.name}: of {rows:,} rows to {action} {missed:,} were not, and {done['wrong']:,} did not "
+            "become what they were before the run",
             hint="a trigger, a rule or a generated column makes something else of them; nothing of this batch was "
             "changed",
         )
@@ -269,8 +269,8 @@ async def _finish(work: _Work) -> Undone:
             raise RuntimeError("counting returned no row")
         if balance["changes"] != balance["entries"]:
             raise DataError(
-                f"phase {work.phase} made {balance['changes']} changes to {work.mapping.name}, and the undo log had "
-                f"{balance['entries']} of them",
+                f"phase {work.phase} made {balance['changes']:,} changes to {work.mapping.name}, and the undo log had "
+                f"{balance['entries']:,} of them",
                 hint="the log was dropped, or somebody has written to knarr.undo: restore the rest from a backup",
             )
         proof = await before.prove(connection, work.run_id, work.mapping, work.phase)

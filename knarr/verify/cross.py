@@ -69,7 +69,7 @@ async def check_cross(source: Connection, target: Connection, check: CrossCheck,
         return CheckResult(
             **key.model_dump(),
             outcome="failed" if total else "passed",
-            message=f"{len(ours.rows)} rows against {len(theirs.rows)}: "
+            message=f"{len(ours.rows):,} rows against {len(theirs.rows):,}: "
             + (f"{total} differences" if total else "they agree")
             + (f" within {check.tolerance:g}" if check.tolerance else ""),
             source_rows=len(ours.rows),
@@ -108,7 +108,7 @@ async def ask(connection: Connection, query: str, side: str) -> Answer:
         rows = [tuple(record["c"]) for record in await connection.fetch(sql)]
     if len(rows) > MOST_ROWS:
         raise DataError(
-            f"the {side} query gives more than {MOST_ROWS} rows", hint="aggregate: rows are what parity compares"
+            f"the {side} query gives more than {MOST_ROWS:,} rows", hint="aggregate: rows are what parity compares"
         )
     return Answer(columns, rows, sql, seen)
 

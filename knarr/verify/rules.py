@@ -70,7 +70,7 @@ async def _check(
     return CheckResult(
         **key.model_dump(),
         outcome="failed" if row["failing"] else "passed",
-        message=f"{mapping.name}: of {row['total']} rows {verdict}: {predicate}",
+        message=f"{mapping.name}: of {row['total']:,} rows {verdict}: {predicate}",
         target_rows=row["total"],
         counts={"rule": row["failing"]} if row["failing"] else {},
         findings_total=row["failing"],

@@ -205,7 +205,7 @@ async def unchanged(
     return before.model_copy(
         update={
             "mapping": mapping.number,
-            "message": f"{theirs} rows, none of them changed since {since}, when all were as the source says",
+            "message": f"{theirs:,} rows, none of them changed since {since}, when all were as the source says",
             "seconds": time.monotonic() - started,
             "sql": [*before.sql, *sides[0].statements, *sides[1].statements],
             "compared": [*before.compared, f"row versions since {since}; the rows themselves were compared then"],

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from knarr.local.account import service_account
 from knarr.local.binaries import find_postgres
+from tests.faults import proportion
 from tests.faults.record import RESULTS, ROOT
 
 PAGE: Final = ROOT / "docs" / "reliability.md"
@@ -28,6 +29,12 @@ no code with what it judges. `make test` runs a short form. Timers of the tested
 A table like this shows no violation in so many tries. It is no proof.
 
 """
+
+IN_PROPORTION: Final = """## In proportion
+
+The targets are those of a night on machines that do nothing else. One run of `make faults` on two cores does a part of
+each; it is a sample, with the seeds above, and not the night. What needs hardware (a pulled plug, a lying disk, packets
+dropped by a kernel, clocks that jump) is not tried here at all."""
 
 Record = dict[str, Any]
 
@@ -99,7 +106,8 @@ def summary(records: list[Record]) -> str:
 
 def write(records: list[Record], page: Path = PAGE) -> None:
     """Puts the table between its marks; a page without them gets an opening, the marks and the table."""
-    generated = "\n".join([BEGIN, "", summary(records), "", *rows(records), "", END])
+    shares = ["", IN_PROPORTION, "", *proportion.lines(records), ""]
+    generated = "\n".join([BEGIN, "", summary(records), "", *rows(records), *shares, END])
     text = page.read_text(encoding="utf-8") if page.exists() else OPENING + BEGIN + END + "\n"
     if BEGIN not in text:
         text += f"\n{BEGIN}{END}\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import record, table
+from tests.faults import proportion, record, table
 
 
 def line(fault: str, **changes: Any) -> dict[str, Any]:
@@ -78,3 +78,17 @@ def test_a_case_that_fails_is_recorded_as_not_held(tmp_path: Path, monkeypatch: 
     ]
     assert found[1]["violations"] == ["ValueError: broken"]
     assert found[2]["note"] == "not possible here: no root"
+
+
+def test_what_was_tried_stands_beside_the_targets() -> None:
+    tried = [line("worker SIGKILL, forward", tried=46, held=45), line("worker SIGKILL, undoing"), line("cut")]
+    told = proportion.lines(tried)
+    assert told[2].endswith("| 10,000 | 47 | 46 |")
+    assert told[3].endswith("| 100 | 0 | 0 |")
+
+
+def test_every_target_has_faults_in_the_page() -> None:
+    page = table.PAGE.read_text(encoding="utf-8")
+    cells = [text.split("|") for text in page.splitlines()]
+    tried = [(row[1].strip(), row[2].strip()) for row in cells if len(row) > 6]
+    assert [one.what for one in proportion.TARGETS if not any(one.counts(*row) for row in tried)] == []

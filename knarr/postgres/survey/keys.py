@@ -127,7 +127,7 @@ async def _count(
     if nulls:
         inquiry.problems.error(
             where_in_plan,
-            f"{names} is NULL in {nulls} rows",
+            f"{names} is NULL in {nulls:,} rows",
             expected="a value in every row",
             hint="choose other columns, or leave the rows out with `where`",
         )
