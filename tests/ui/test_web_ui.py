@@ -136,7 +136,7 @@ def test_what_was_taken_back_reads_as_a_story(album: Album) -> None:
 def test_after_a_rollback_no_mapping_looks_copied(album: Album) -> None:
     text = details(album, "rolled-back-user-metadata")
     assert "rolled back · phase everyone · ended" in text
-    assert "column total: expected" in text
+    assert "shop.order: 1 changed in total" in text
     assert "no copied row is on the target" in text
     assert "shop.order 0 0% taken back 0/5 shop.customer 0 0% taken back 0/1" in text
     assert "verdict: failed ✗ · 10 checks · 2 findings" in text
