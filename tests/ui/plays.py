@@ -1,5 +1,6 @@
 """What is played for the pictures: a run that rolls back, and one that gets stuck, pauses and is kept open."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from knarr.plan.load import LoadedPlan, canonical_json, digest_of
 from knarr.plan.models import Plan
@@ -87,10 +89,24 @@ async def at_work(scene: Scene, album: Album, others: list[Shot]) -> None:
     )
 
 
+async def _begun(child: WorkflowHandle[Any, Any]) -> None:
+    """A child is there a moment after the order that lets its parent start it."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await child.describe()
+                return
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+            await asyncio.sleep(0.1)
+
+
 async def _stuck(scene: Scene, album: Album, handle: WorkflowHandle[Any, Status]) -> None:
     child = scene.client.get_workflow_handle(f"{AT_WORK}/shop.order")
     async with locked(scene.source_dsn, "public.orders"):
         await scene.order(handle, "resume", "the window is open")
+        await _begun(child)
         link = await album.page_of("stuck-link", handle, "user-metadata", ["Current Details"], ["at work"])
         link["follow"], link["arrived"] = "shop.order", child.id
         await album.take(
