@@ -235,9 +235,9 @@ def told(found: list[CheckResult]) -> VerifyResult:
 
 
 def lines(check: CheckSummary) -> list[str]:
-    """A check's findings for history: where, how many, of what kind, in which columns. Keys and values stay in the
+    """A check's findings for history: where, how many, of what kind, in which columns.
 
-    target's knarr schema.
+    Keys and values stay in the target's knarr schema.
     """
     table = next((finding.mapping for finding in check.findings if finding.mapping), "")
     where = table if check.name == table else f"{f'{table}, ' if table else ''}check '{check.name}'"

@@ -86,7 +86,7 @@ async def note(
 
     Args:
         place: the step that met the rows, without control characters; with the epoch it is the entry's key.
-        summary: how many rows of which table, and what became of them; no values.
+        summary: how many rows of which table, and what became of them.
     """
     key = f"changed since {place}/epoch {lease.epoch}"
     body = {"summary": summary, "reason": f"changed_since: {decided}"}

@@ -7,7 +7,7 @@ import asyncpg
 
 from knarr.errors import DataError
 from knarr.plan.resolved import ResolvedColumn, ResolvedMapping
-from knarr.postgres.identifiers import literal, quote
+from knarr.postgres.identifiers import enclosed, literal, quote
 from knarr.postgres.selection import source_where
 
 # Only names of the mapping's own columns are taken from these words, in whatever language they are.
@@ -39,9 +39,9 @@ def _query(error: asyncpg.PostgresError, mapping: ResolvedMapping) -> str:
     keys = ", ".join(_value(column) for column in mapping.key) or "*"
     column = named[0]
     if error.sqlstate == "23502":
-        return _select(keys, mapping, f"({column.expression}) IS NULL")
+        return _select(keys, mapping, f"{enclosed(column.expression)} IS NULL")
     # Since PostgreSQL 16; it knows lengths and ranges as well as what can't be read at all.
-    refused = f"NOT pg_input_is_valid(({column.expression})::text, {literal(column.base_type)})"
+    refused = f"NOT pg_input_is_valid({enclosed(column.expression)}::text, {literal(column.base_type)})"
     return _select(keys, mapping, refused) if str(error.sqlstate).startswith("22") else ""
 
 
@@ -55,7 +55,7 @@ def _names(error: asyncpg.PostgresError) -> list[str]:
 
 
 def _value(column: ResolvedColumn) -> str:
-    return f"({column.expression}) AS {quote(column.name)}"
+    return f"{enclosed(column.expression)} AS {quote(column.name)}"
 
 
 def _select(what: str, mapping: ResolvedMapping, where: str) -> str:

@@ -16,7 +16,7 @@ from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres import before, ledger, merge_sql, undo_sql
+from knarr.postgres import before, ledger, merge_sql, others, undo_sql
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import literal, qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock, transaction
@@ -31,7 +31,6 @@ _END: Final = 2**63 - 1  # beyond every entry
 ORDER: Final[tuple[Action, ...]] = ("delete", "update", "insert")
 SELF_REFERENCING_ORDER: Final[tuple[Action, ...]] = ("insert", "update", "delete")
 
-DECIDED: Final = "SELECT changed_since FROM knarr.run WHERE run_id = $1"
 REMAINING: Final = "SELECT count(*) FROM knarr.undo WHERE run_id = $1 AND mapping = $2 AND phase = $3"
 NOTE: Final = """
 INSERT INTO knarr.undone (run_id, mapping, phase, entries, kept, kept_rows, kept_checksum)
@@ -127,7 +126,7 @@ async def undo_phase(
         totals = await ledger.phase_totals(connection, run_id, mapping.number)
         if phase not in totals:
             return Undone()
-        decided: ChangedSince | None = await connection.fetchval(DECIDED, run_id)
+        decided = await others.policy(connection, run_id, changed_since)
         columns = await before.read_columns(connection, mapping)
         await before.require_same_columns(connection, run_id, mapping, columns)
         itself = await connection.fetchval(merge_sql.SELF_REFERENCING, qualified(mapping.target))
@@ -139,7 +138,7 @@ async def undo_phase(
             mapping=mapping,
             phase=phase,
             limits=limits,
-            sql=UndoSql(mapping, columns, decided or changed_since),
+            sql=UndoSql(mapping, columns, decided),
             pointing=[row for row in pointing if row["changes_rows"]],
             order=SELF_REFERENCING_ORDER if itself else ORDER,
         )
@@ -200,22 +199,21 @@ async def _decide(work: _Work, lowest: int) -> None:
         return
     total, policy = conflicts[0]["total"], work.sql.changed_since
     keys = "; ".join(f"{shown([row['key']], 1)} {row['conflict']}" for row in conflicts)
-    more = f" and {total - len(conflicts)} more" if total > len(conflicts) else ""
+    more = f" and {total - len(conflicts):,} more" if total > len(conflicts) else ""
     found = f"{total:,} rows of {work.mapping.name} were changed by somebody else since the run wrote them"
     if policy == "stop":
         remaining = await work.connection.fetchval(REMAINING, *work.place)
-        untouched = f"None of these was touched, nor were {remaining} older changes of phase {work.phase}"
+        untouched = f"None of these was touched, nor were {remaining:,} older changes of phase {work.phase}"
         raise DataError(
             f"{found}. {untouched}",
             hint=f"look at these rows; on the target, this finds them: {_query_for_changed(work)}. "
-            f"Then there: SELECT knarr.decide('{work.run_id}', 'keep theirs', WHO, WHY) (or 'restore ours', which "
-            "makes them what they were before the run), and retry",
+            f"Then there: {others.decide(work.run_id, 'keep theirs')} (or 'restore ours', which makes them what they "
+            "were before the run), and retry",
             detail=f"{found}: {keys}{more}. {untouched}",
         )
     what = "they stay as they are" if policy == "keep theirs" else "they become again what they were before the run"
-    key = f"changed since {work.mapping.number}/{work.phase}/{lowest}/epoch {work.lease.epoch}"
-    body = {"summary": f"{found}: {keys}{more}: {what}", "reason": f"changed_since: {policy}"}
-    await chain.append(work.connection, work.run_id, key, "decision", body)
+    place = f"{work.mapping.number}/{work.phase}/{lowest}"
+    await others.note(work.connection, work.lease, work.run_id, place, policy, f"{found}: {keys}{more}: {what}")
 
 
 def _query_for_changed(work: _Work) -> str:

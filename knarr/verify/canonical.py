@@ -28,8 +28,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from knarr.plan.resolved import ResolvedColumn
-from knarr.postgres.identifiers import enclosed as enclosed  # knarr.verify.ranges takes it from here
-from knarr.postgres.identifiers import quote
+from knarr.postgres.identifiers import enclosed, quote
 
 Kind = Literal["text", "varchar", "char", "bits", "numeric", "xml", "integer", "plain"]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from knarr.plan.resolved import Partition, ResolvedColumn
-from knarr.postgres.identifiers import quote
-from knarr.verify.canonical import enclosed, kind_of
+from knarr.postgres.identifiers import enclosed, quote
+from knarr.verify.canonical import kind_of
 
 INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
 

@@ -77,6 +77,17 @@ async def go_back(scene: Scene, handle: WorkflowHandle[Any, Status], to: str) ->
     return await scene.until(handle, "at checkpoint")
 
 
+async def only_orders_are_proved(scene: Scene) -> WorkflowHandle[Any, Status]:
+    """A run that asks a person, since a customer differs; its orders are a checkpoint."""
+    handle = await scene.start(ASKING, pause_before=["verify"])
+    await scene.until(handle, "paused")
+    await run_script(scene.target_dsn, "UPDATE shop.customer SET balance = balance + 1 WHERE id = 7")
+    await scene.order(handle, "resume")
+    held = await scene.until(handle, "waiting for a person")
+    assert held.checkpoints == ["everyone/shop.order"]
+    return handle
+
+
 async def test_a_proved_mapping_stays_while_the_others_are_taken_back_and_copied_again(
     scene: Scene, second_cluster: Cluster
 ) -> None:
@@ -134,12 +145,7 @@ async def test_a_rollback_that_names_nothing_does_not_stop_at_a_mapping(scene: S
 
 async def test_a_mapping_that_differs_is_copied_again_beside_one_that_was_proved(scene: Scene) -> None:
     async with scene.worker():
-        handle = await scene.start(ASKING, pause_before=["verify"])
-        await scene.until(handle, "paused")
-        await run_script(scene.target_dsn, "UPDATE shop.customer SET balance = balance + 1 WHERE id = 7")
-        await scene.order(handle, "resume")
-        held = await scene.until(handle, "waiting for a person")
-        assert held.checkpoints == ["everyone/shop.order"]
+        handle = await only_orders_are_proved(scene)
         assert await scene.in_target(IN_THE_TRAIL) == "everyone/shop.order"
 
         await go_back(scene, handle, "everyone/shop.order")
@@ -156,20 +162,15 @@ async def test_a_mapping_that_differs_is_copied_again_beside_one_that_was_proved
 
 async def test_a_mapping_that_a_later_round_finds_unlike_is_no_checkpoint_any_more(scene: Scene) -> None:
     async with scene.worker():
-        handle = await scene.start(ASKING, pause_before=["verify"])
-        await scene.until(handle, "paused")
-        await run_script(scene.target_dsn, "UPDATE shop.customer SET balance = balance + 1 WHERE id = 7")
-        await scene.order(handle, "resume")
-        held = await scene.until(handle, "waiting for a person")
-        assert held.checkpoints == ["everyone/shop.order"]
+        handle = await only_orders_are_proved(scene)
         await run_script(
             scene.target_dsn,
             "UPDATE shop.customer SET balance = balance - 1 WHERE id = 7;"
             'UPDATE shop."order" SET total = total + 1 WHERE id = 9',
         )
         await scene.order(handle, "retry")
-        while held.checkpoints != ["everyone/shop.customer"]:
-            held = await scene.until(handle, "waiting for a person", "running")
+        while (await scene.until(handle, "waiting for a person", "running")).checkpoints != ["everyone/shop.customer"]:
+            pass
         held = await scene.until(handle, "waiting for a person")
         assert held.checkpoints == ["everyone/shop.customer"]
         assert await scene.in_target(CHECKPOINTS) == "everyone/shop.customer"
@@ -180,24 +181,19 @@ async def test_a_mapping_that_a_later_round_finds_unlike_is_no_checkpoint_any_mo
 
 async def test_no_order_can_lead_to_a_checkpoint_that_is_being_withdrawn(scene: Scene) -> None:
     async with scene.worker():
-        handle = await scene.start(ASKING, pause_before=["verify"])
-        await scene.until(handle, "paused")
-        await run_script(scene.target_dsn, "UPDATE shop.customer SET balance = balance + 1 WHERE id = 7")
-        await scene.order(handle, "resume")
-        held = await scene.until(handle, "waiting for a person")
-        assert held.checkpoints == ["everyone/shop.order"]
+        handle = await only_orders_are_proved(scene)
         await run_script(scene.target_dsn, 'UPDATE shop."order" SET total = total + 1 WHERE id = 9')
         locker = await connect(scene.target_dsn, application_name="locker")
         async with locker.transaction():
             await locker.execute("SELECT FROM knarr.checkpoint WHERE name = 'everyone/shop.order' FOR UPDATE")
             await scene.order(handle, "retry")
-            while held.checkpoints:
-                held = await scene.until(handle, "waiting for a person", "running")
+            while (await scene.until(handle, "waiting for a person", "running")).checkpoints:
+                pass
             assert await scene.in_target(CHECKPOINTS) == "everyone/shop.order", "the server still has it"
             with pytest.raises(WorkflowUpdateFailedError):
                 await go_back(scene, handle, "everyone/shop.order")
         await locker.close()
-        held = await scene.until(handle, "waiting for a person")
+        await scene.until(handle, "waiting for a person")
         assert await scene.in_target(CHECKPOINTS) is None
         await scene.order(handle, "abort")
         with pytest.raises(WorkflowFailureError):
