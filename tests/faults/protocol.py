@@ -70,6 +70,7 @@ class Protocol(RuleBasedStateMachine):
         self.committed: dict[int, int] = {}
         self.epoch = 1
         self.attempts: list[Attempt] = []
+        self.opened: list[Connection] = []
         self.numbers = itertools.count(1)
         self.run_id = f"protocol/{next(_runs)}"
 
@@ -210,10 +211,16 @@ class Protocol(RuleBasedStateMachine):
             await self.control.close()
             return broken + await oracle.sessions_left(self.dsn, "protocol%")
 
-        assert self.do(release()) == []
+        try:
+            assert self.do(release()) == []
+        finally:  # also where a broken fence has left things as they can't be
+            for connection in [self.control, *self.opened]:
+                connection.terminate()
+            self.do(asyncio.sleep(0))  # their sockets are closed by the loop
 
     async def _begin(self, partition: int, held: lease.Lease) -> Attempt | None:
         connection = await connect(self.dsn, application_name="protocol attempt")
+        self.opened.append(connection)
         transaction = connection.transaction(isolation="read_committed")
         await transaction.start()
         try:
