@@ -110,7 +110,9 @@ async def drop_objects(
     for row in standing:
         with classified(f"dropping {row['kind']} {row['name']} ({row['drop_sql']})"):
             async with fenced(connection, lease, limits=limits):
-                gone = await _rows_that_go(connection, run_id, row, changed_since) if row["kind"] == "table" else 0
+                gone = 0
+                if row["kind"] == "table":
+                    gone = await _rows_that_go(connection, run_id, mapping, row, changed_since)
                 await connection.execute(row["drop_sql"])
                 await connection.execute(FORGET, run_id, mapping, row["stage"], row["kind"], row["name"])
                 if gone:
@@ -122,14 +124,16 @@ async def drop_objects(
     return dropped
 
 
-async def _rows_that_go(connection: Connection, run_id: str, row: asyncpg.Record, changed_since: ChangedSince) -> int:
+async def _rows_that_go(
+    connection: Connection, run_id: str, mapping: int, row: asyncpg.Record, changed_since: ChangedSince
+) -> int:
     """How many rows a table is dropped with, by decision; it is locked, so that none comes before it is gone."""
     table = row["drop_sql"].removeprefix(DROP_TABLE)
     if not await connection.fetchval(IS_TABLE, table):
         return 0
     await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
     rows: int = await connection.fetchval(f"SELECT count(*) FROM {table}")
-    decided = await others.policy(connection, run_id, changed_since)
+    decided = await others.policy(connection, run_id, mapping, changed_since)
     if not rows or decided == "restore ours":
         return rows
     kept = "; 'keep theirs' was decided" if decided == "keep theirs" else ""
@@ -137,8 +141,8 @@ async def _rows_that_go(connection: Connection, run_id: str, row: asyncpg.Record
         f"{row['name']} is not dropped: it holds {counted(rows, 'row')} that the run has not taken out: somebody else "
         f"wrote them, or that step was skipped{kept}",
         hint=f"look at them: SELECT * FROM {table}; take them elsewhere and out of this table, or on the target: "
-        f"{others.decide(run_id, 'restore ours')} (they go with the table), and retry; or skip this step with a "
-        "reason, and the table stays",
+        f"{others.decide(run_id, row['name'], 'restore ours')} (they go with the table), and retry; or skip this "
+        "step with a reason, and the table stays",
     )
 
 

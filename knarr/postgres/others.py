@@ -17,7 +17,12 @@ from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import ChangedSince
 from knarr.wording import counted
 
-DECIDED: Final = "SELECT changed_since FROM knarr.run WHERE run_id = $1"
+# A decision was given in one undoing; the epoch is raised where another begins, which then asks again.
+DECIDED: Final = """
+SELECT d.changed_since FROM knarr.decision d JOIN knarr.lease l USING (run_id, epoch)
+ WHERE d.run_id = $1 AND d.mapping = $2
+"""
+CARRY_ON: Final = "UPDATE knarr.decision SET epoch = $3 WHERE run_id = $1 AND epoch = $2"
 # The entry that the seal leaves (activities.seal). What takes the seal back sets the run's state back, but can't
 # take an entry out of the trail.
 WAS_SEALED: Final = """
@@ -25,10 +30,15 @@ SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND kind = 'step' AND e
 """
 
 
-async def policy(connection: Connection, run_id: str, planned: ChangedSince) -> ChangedSince:
-    """What holds now: a person's decision, or else what the plan says."""
-    decided: ChangedSince | None = await connection.fetchval(DECIDED, run_id)
+async def policy(connection: Connection, run_id: str, mapping: int, planned: ChangedSince) -> ChangedSince:
+    """What holds now for a mapping's table: a person's decision in this undoing, or else what the plan says."""
+    decided: ChangedSince | None = await connection.fetchval(DECIDED, run_id, mapping)
     return decided or planned
+
+
+async def carry_on(connection: Connection, run_id: str, old: int, new: int) -> None:
+    """Decisions given under one epoch hold under the next: the same undoing goes on after it stopped for them."""
+    await connection.execute(CARRY_ON, run_id, old, new)
 
 
 async def was_sealed(connection: Connection, run_id: str) -> bool:
@@ -36,18 +46,18 @@ async def was_sealed(connection: Connection, run_id: str) -> bool:
     return bool(await connection.fetchval(WAS_SEALED, run_id))
 
 
-def decide(run_id: str, changed_since: ChangedSince) -> str:
-    """The statement by which a person decides, for a hint."""
-    return f"SELECT knarr.decide({literal(run_id)}, {literal(changed_since)}, WHO, WHY)"
+def decide(run_id: str, mapping: str, changed_since: ChangedSince) -> str:
+    """The statement by which a person decides about a mapping's table, for a hint."""
+    return f"SELECT knarr.decide({literal(run_id)}, {literal(mapping)}, {literal(changed_since)}, WHO, WHY)"
 
 
-def way_out(run_id: str, choices: Sequence[ChangedSince]) -> str:
+def way_out(run_id: str, mapping: str, choices: Sequence[ChangedSince]) -> str:
     """What a person may do where a phase's rows can't be told from others, for a hint; `choices` are what may help."""
     effects = {
         "keep theirs": "what no transaction of the run wrote stays",
         "restore ours": "it goes when the last phase does",
     }
-    said = " or ".join(f"{decide(run_id, choice)} ({effects[choice]})" for choice in choices)
+    said = " or ".join(f"{decide(run_id, mapping, choice)} ({effects[choice]})" for choice in choices)
     decided = f"on the target: {said}, and retry; or " if said else ""
     return f"{decided}skip this step with a reason; nothing was changed"
 
@@ -63,7 +73,7 @@ def require_decision(
     if decided == "restore ours" or (decided == "keep theirs" and found.ours is not None):
         return
     said = f"{mapping.name} holds {counted(found.rows, 'row')}, the ledger says that the run put {expected:,} there"
-    restore = decide(run_id, "restore ours")
+    restore = decide(run_id, mapping.name, "restore ours")
     if found.ours is None:
         raise DataError(
             f"{said}: somebody else has written to it, and the ledger, of an older version, does not say to which rows",
@@ -75,7 +85,8 @@ def require_decision(
         f"{said}; {found.rows - found.ours:,} of them show transactions that are not the run's: somebody else has "
         "written to it",
         hint=f"look at them: {writers.list_others(run_id, mapping)}; then on the target: "
-        f"{decide(run_id, 'keep theirs')} (they stay{kept}) or {restore} (they go too), and retry; nothing was changed",
+        f"{decide(run_id, mapping.name, 'keep theirs')} (they stay{kept}) or {restore} (they go too), and retry; "
+        "nothing was changed",
     )
 
 

@@ -106,7 +106,7 @@ async def remove_rows(
             if kind is not None:
                 # Nobody may add a row between the count and the commit.
                 await connection.execute(f"LOCK TABLE {qualified(mapping.target)} IN SHARE ROW EXCLUSIVE MODE")
-                decided = await others.policy(connection, run_id, changed_since)
+                decided = await others.policy(connection, run_id, mapping.number, changed_since)
                 work = _Removal(connection, lease, run_id, mapping, phase, decided, limits)
                 if of_others := sum(total.rows for total in totals.values()):
                     left = await _delete_written(work, reach_source, phase_order, own.rows, of_others)
@@ -169,7 +169,7 @@ async def _delete_written(
     if await writers.all_known(connection, work.run_id, work.mapping):
         # What a repair of the run wrote is nobody else's to keep, and after this its transaction is not known any more.
         choices = ["restore ours"] if found["repaired"] else ["keep theirs", "restore ours"]
-    way_out = others.way_out(work.run_id, choices)
+    way_out = others.way_out(work.run_id, work.mapping.name, choices)
     try:
         async with connection.transaction():  # a savepoint: what was deleted before it came out wrong
             doubtful = await _delete_known(work, found, own, of_others, way_out)

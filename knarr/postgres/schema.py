@@ -7,7 +7,7 @@ from knarr.errors import PlanError
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection
 
-VERSION: Final = 3
+VERSION: Final = 4
 SCRIPT: Final = Path(__file__).with_name("schema.sql")
 
 # Two starts at once would meet in CREATE SCHEMA IF NOT EXISTS, which then fails on pg_namespace's unique index.

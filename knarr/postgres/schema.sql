@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS knarr.version (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     version     integer NOT NULL
 );
-INSERT INTO knarr.version (version) VALUES (3)
+INSERT INTO knarr.version (version) VALUES (4)
 ON CONFLICT (only_row) DO UPDATE SET version = excluded.version WHERE knarr.version.version < excluded.version;
 
 CREATE TABLE IF NOT EXISTS knarr.run (
@@ -22,10 +22,11 @@ CREATE TABLE IF NOT EXISTS knarr.run (
     source_alias  text NOT NULL,
     target_alias  text NOT NULL,
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    ended_at      timestamptz,
-    changed_since text                             -- a person's decision (knarr.decide) over the plan's
+    ended_at      timestamptz
 );
-ALTER TABLE knarr.run ADD COLUMN IF NOT EXISTS changed_since text;
+-- Up to version 3: a decision about all of a run's tables, for good.
+ALTER TABLE knarr.run DROP COLUMN IF EXISTS changed_since;
+DROP FUNCTION IF EXISTS knarr.decide(text, text, text, text);
 
 -- Who may write to the target now. An epoch only grows; no wall clock takes a lease away.
 CREATE TABLE IF NOT EXISTS knarr.lease (
@@ -64,6 +65,17 @@ CREATE TABLE IF NOT EXISTS knarr.partition (
     upper_bound     text[],                        -- NULL: to the end
     estimated_rows  bigint NOT NULL,
     PRIMARY KEY (run_id, mapping, partition),
+    FOREIGN KEY (run_id, mapping) REFERENCES knarr.mapping
+);
+
+-- What a person has decided about rows of others in a mapping's table (knarr.decide), over what the plan says. It holds
+-- for the undoing in which it was asked for: every undoing begins by raising the epoch.
+CREATE TABLE IF NOT EXISTS knarr.decision (
+    run_id         text NOT NULL,
+    mapping        integer NOT NULL,
+    changed_since  text NOT NULL,
+    epoch          bigint NOT NULL,
+    PRIMARY KEY (run_id, mapping),
     FOREIGN KEY (run_id, mapping) REFERENCES knarr.mapping
 );
 
@@ -281,8 +293,12 @@ CREATE OR REPLACE TRIGGER audit_no_truncate BEFORE TRUNCATE ON knarr.audit
 REVOKE ALL ON knarr.audit, knarr.audit_head FROM PUBLIC;
 
 -- What a rollback does with rows that somebody else has changed since: a person's answer when it has stopped at them.
-CREATE OR REPLACE FUNCTION knarr.decide(p_run_id text, p_changed_since text, p_actor text, p_reason text)
-RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
+-- It is about one mapping's table; with NULL for its name about all of the run's.
+CREATE OR REPLACE FUNCTION knarr.decide(
+    p_run_id text, p_mapping text, p_changed_since text, p_actor text, p_reason text
+) RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
+DECLARE
+    about text := coalesce(p_mapping, 'every table');
 BEGIN
     IF p_changed_since IS NULL OR p_changed_since NOT IN ('stop', 'keep theirs', 'restore ours') THEN
         RAISE EXCEPTION 'found %, expected stop, keep theirs or restore ours', coalesce(p_changed_since, 'NULL')
@@ -291,16 +307,25 @@ BEGIN
     IF coalesce(p_actor, '') = '' OR coalesce(p_reason, '') = '' THEN
         RAISE EXCEPTION 'a decision needs who and why: an auditor will read it' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    UPDATE knarr.run SET changed_since = p_changed_since WHERE run_id = p_run_id;
+    IF NOT EXISTS (SELECT FROM knarr.lease WHERE run_id = p_run_id AND NOT released) THEN
+        RAISE EXCEPTION 'run % is not known in this database, or has ended', p_run_id USING ERRCODE = 'no_data_found';
+    END IF;
+    INSERT INTO knarr.decision (run_id, mapping, changed_since, epoch)
+    SELECT m.run_id, m.mapping, p_changed_since, l.epoch
+      FROM knarr.mapping m JOIN knarr.lease l USING (run_id)
+     WHERE m.run_id = p_run_id AND (p_mapping IS NULL OR m.name = p_mapping)
+    ON CONFLICT (run_id, mapping) DO UPDATE SET changed_since = excluded.changed_since, epoch = excluded.epoch;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'run % is not known in this database', p_run_id USING ERRCODE = 'no_data_found';
+        RAISE EXCEPTION 'run % has no mapping %; it has %', p_run_id, coalesce(p_mapping, 'yet'), coalesce(
+            (SELECT string_agg(name, ', ' ORDER BY mapping) FROM knarr.mapping WHERE run_id = p_run_id), 'none')
+            USING ERRCODE = 'no_data_found';
     END IF;
     PERFORM knarr.audit_append(
         p_run_id, 'decide ' || pg_current_xact_id(), 'operator',
         '{"accepted":true,"action":"decide","actor":' || to_json(p_actor)
-        || ',"answer":' || to_json('rows that somebody else has changed since: ' || p_changed_since)
+        || ',"answer":' || to_json('rows of ' || about || ' that somebody else has written: ' || p_changed_since)
         || ',"reason":' || to_json(p_reason) || '}');
-    RETURN 'run ' || p_run_id || ': ' || p_changed_since || '; next: knarr retry ' || p_run_id;
+    RETURN about || ': ' || p_changed_since || ', until the run has been taken back; next: knarr retry ' || p_run_id;
 END
 $$;
 

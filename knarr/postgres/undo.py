@@ -126,7 +126,7 @@ async def undo_phase(
         totals = await ledger.phase_totals(connection, run_id, mapping.number)
         if phase not in totals:
             return Undone()
-        decided = await others.policy(connection, run_id, changed_since)
+        decided = await others.policy(connection, run_id, mapping.number, changed_since)
         columns = await before.read_columns(connection, mapping)
         await before.require_same_columns(connection, run_id, mapping, columns)
         itself = await connection.fetchval(merge_sql.SELF_REFERENCING, qualified(mapping.target))
@@ -207,8 +207,8 @@ async def _decide(work: _Work, lowest: int) -> None:
         raise DataError(
             f"{found}. {untouched}",
             hint=f"look at these rows; on the target, this finds them: {_query_for_changed(work)}. "
-            f"Then there: {others.decide(work.run_id, 'keep theirs')} (or 'restore ours', which makes them what they "
-            "were before the run), and retry",
+            f"Then there: {others.decide(work.run_id, work.mapping.name, 'keep theirs')} (or 'restore ours', which "
+            "makes them what they were before the run), and retry",
             detail=f"{found}: {keys}{more}. {untouched}",
         )
     what = "they stay as they are" if policy == "keep theirs" else "they become again what they were before the run"

@@ -14,7 +14,7 @@ from knarr.audit import chain
 from knarr.errors import PlanError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Stage
-from knarr.postgres import lease, mappings, objects, remove, runs, sequences, undo
+from knarr.postgres import lease, mappings, objects, others, remove, runs, sequences, undo
 from knarr.postgres.doubt import ReachSource
 from knarr.postgres.failures import classified
 from knarr.postgres.lease import Lease, fenced, transaction
@@ -26,6 +26,7 @@ AFTER_ROWS: Final[tuple[Stage, ...]] = ("keys", "indexes", "constraints")
 BEFORE_ROWS: Final[tuple[Stage, ...]] = ("before", "table")
 
 UNSEAL: Final = "UPDATE knarr.run SET state = 'running' WHERE run_id = $1 AND state = 'sealed'"
+TAKEN_OVER: Final = "SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND entry_key = $2)"
 REMOVE_CHECKPOINTS: Final = "DELETE FROM knarr.checkpoint WHERE run_id = $1 RETURNING name"
 WITHDRAW: Final = "UPDATE knarr.verdict SET withdrawn = true WHERE run_id = $1 AND NOT withdrawn RETURNING phase"
 
@@ -130,6 +131,9 @@ async def _take_over(target: Connection, run_id: str, action: str, actor: str, r
     body = {"action": action, "actor": actor, "reason": reason, "accepted": True, "answer": answer}
     with classified(f"recording: {action}"):
         async with transaction(target):
+            if await target.fetchval(TAKEN_OVER, run_id, f"doctor {action}/{standing.epoch - 1}"):
+                # The standing epoch is an earlier attempt's: what was decided under it is the answer to its stop.
+                await others.carry_on(target, run_id, standing.epoch, standing.epoch + 1)
             await chain.append(target, run_id, f"doctor {action}/{standing.epoch}", "operator", body)
     return await lease.raise_epoch(target, run_id, reason=f"knarr doctor: {action}")
 

@@ -155,7 +155,7 @@ async def test_a_table_that_holds_rows_is_not_dropped(changed_since: ChangedSinc
     with pytest.raises(DataError, match=r"public\.taken is not dropped: it holds 2 rows that the run has not") as left:
         await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"], changed_since=changed_since)
 
-    assert "SELECT knarr.decide('run-1', 'restore ours', WHO, WHY)" in left.value.hint
+    assert "SELECT knarr.decide('run-1', 'public.taken', 'restore ours', WHO, WHY)" in left.value.hint
     assert await standing(run.target) == [TABLE.name]
     await run.target.execute("CREATE TABLE public.elsewhere AS TABLE public.taken; DELETE FROM public.taken")
     assert await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"], changed_since=changed_since) == 1
@@ -166,7 +166,8 @@ async def test_a_table_that_holds_rows_is_not_dropped(changed_since: ChangedSinc
 async def test_a_table_goes_with_rows_of_others_by_decision_and_the_trail_says_so(by: str, run: Run) -> None:
     await made_with_rows(run)
     if by == "a person":
-        await run.target.execute("SELECT knarr.decide($1, 'restore ours', 'ann', 'agreed')", run.run_id)
+        await run.store(mapping([column("id", "integer")]))
+        await run.target.execute("SELECT knarr.decide($1, NULL, 'restore ours', 'ann', 'agreed')", run.run_id)
     planned: ChangedSince = "restore ours" if by == "the plan" else "stop"
 
     assert await objects.drop_objects(run.target, run.lease, run.run_id, 0, ["table"], changed_since=planned) == 1

@@ -54,7 +54,7 @@ async def take_back(run: Run, item: ResolvedMapping, changed_since: ChangedSince
 
 
 async def decide(run: Run, changed_since: ChangedSince) -> None:
-    await run.target.execute("SELECT knarr.decide($1, $2, 'ann', 'agreed')", run.run_id, changed_since)
+    await run.target.execute("SELECT knarr.decide($1, NULL, $2, 'ann', 'agreed')", run.run_id, changed_since)
 
 
 async def decisions(run: Run) -> list[str]:
@@ -240,7 +240,7 @@ async def test_a_guest_beside_several_phases_stays_by_decision_to_the_end(run: R
 
     with pytest.raises(DataError) as stopped:
         await remove(run, "everyone")
-    assert "knarr.decide('run-1', 'keep theirs', WHO, WHY)" in stopped.value.hint
+    assert "knarr.decide('run-1', 'public.taken', 'keep theirs', WHO, WHY)" in stopped.value.hint
     await decide(run, "keep theirs")
     assert await remove(run, "everyone") == 23
     assert await ids(run) == [4, 8, 12, 16, 20, 24, 28, 99]

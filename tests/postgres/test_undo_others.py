@@ -48,7 +48,7 @@ async def test_rows_that_somebody_else_changed_stop_the_undo_and_are_found_by_a_
 
     message = str(stopped.value)
     assert "4 rows of public.taken were changed by somebody else since the run wrote them" in message
-    assert "knarr.decide('run-1'" in message
+    assert "knarr.decide('run-1', 'public.taken', 'keep theirs', WHO, WHY)" in message
     for part in ("(120) changed", "(80) changed", "(81) deleted", "(5) inserted again"):
         assert part in stopped.value.detail and part not in message
     query = stopped.value.hint.partition("this finds them: ")[2].partition(". Then there: ")[0]
@@ -98,10 +98,15 @@ async def test_a_person_decides_when_the_undo_has_stopped(occupied: Occupied) ->
     with pytest.raises(DataError, match="changed by somebody else"):
         await occupied.undo(item)
     async with occupied.run.reconnect() as person:
-        for wrong in (("run-1", "keep ours", "ann", "x"), ("run-2", "stop", "ann", "x"), ("run-1", "stop", "ann", "")):
-            with pytest.raises(asyncpg.PostgresError):
-                await person.execute("SELECT knarr.decide($1, $2, $3, $4)", *wrong)
-        await person.execute("SELECT knarr.decide('run-1', 'restore ours', 'ann', 'told \"the\" owner')")
+        for wrong, told in (
+            (("run-1", None, "keep ours", "ann", "x"), "expected stop, keep theirs or restore ours"),
+            (("run-2", None, "stop", "ann", "x"), "run run-2 is not known"),
+            (("run-1", "public.token", "stop", "ann", "x"), "no mapping public.token; it has public.taken"),
+            (("run-1", None, "stop", "ann", ""), "needs who and why"),
+        ):
+            with pytest.raises(asyncpg.PostgresError, match=told):
+                await person.execute("SELECT knarr.decide($1, $2, $3, $4, $5)", *wrong)
+        await person.execute("SELECT knarr.decide('run-1', NULL, 'restore ours', 'ann', 'told \"the\" owner')")
 
     await occupied.undo(item, raised=False)
 

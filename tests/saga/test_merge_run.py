@@ -183,7 +183,8 @@ async def test_a_row_that_was_changed_since_waits_for_a_person_who_decides(
         status = await shop.until(handle, "waiting for a person")
         assert "1 rows of shop.customer were changed by somebody else since the run wrote them." in status.message
         assert "(1500)" not in status.message
-        await run_script(shop.target_dsn, f"SELECT knarr.decide('{shop.run_id}', 'restore ours', 'ann', 'agreed')")
+        decision = f"SELECT knarr.decide('{shop.run_id}', NULL, 'restore ours', 'ann', 'agreed')"
+        await run_script(shop.target_dsn, decision)
         await shop.order(handle, "retry")
         with pytest.raises(WorkflowFailureError) as failed:
             await handle.result()

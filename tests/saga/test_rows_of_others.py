@@ -53,7 +53,8 @@ async def used_and_told_to_go_back(scene: Scene) -> WorkflowHandle[Any, Status]:
 
 
 async def decide(scene: Scene, what: str) -> None:
-    await run_script(scene.target_dsn, f"SELECT knarr.decide('{scene.run_id}', '{what}', 'ann', 'agreed')")
+    decision = f"SELECT knarr.decide('{scene.run_id}', 'shop.customer', '{what}', 'ann', 'agreed')"
+    await run_script(scene.target_dsn, decision)
 
 
 async def test_restore_ours_takes_all_of_it_back(scene: Scene, second_cluster: Cluster) -> None:
