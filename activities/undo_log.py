@@ -5,7 +5,7 @@ from temporalio import activity
 from activities.context import lease_of, target_of, working
 from activities.models import RunInput, StepResult
 from activities.trail import stepped
-from knarr.postgres import mappings, undo
+from knarr.postgres import mappings, undo_log
 from knarr.postgres.lease import fenced
 
 
@@ -15,7 +15,7 @@ async def drop_undo_log(given: RunInput) -> StepResult:
     run = given.run
     async with working("drop undo log", run), target_of(run) as target:
         plan = await mappings.load_plan(target, run.run_id)
-        dropped = await undo.drop_undo_log(target, lease_of(run), run.run_id, limits=plan.limits)
+        dropped = await undo_log.drop_undo_log(target, lease_of(run), run.run_id, limits=plan.limits)
         async with fenced(target, lease_of(run)):
             head = await stepped(target, run, "undo log", f"{dropped:,} entries dropped: the run is not taken back")
         return StepResult(count=dropped, head=head)

@@ -14,9 +14,10 @@ from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import sequences
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import enclosed, qualified, quote
-from knarr.postgres.lease import Lease, fence, step_lock, transaction
+from knarr.postgres.lease import Lease, fence, step_lock
 from knarr.postgres.merge_sql import OURS, row_hash
 from knarr.postgres.session import Connection
+from knarr.postgres.transactions import transaction
 from knarr.postgres.undo_sql import COLUMNS, TableColumn
 
 OF_THE_RUN: Final = ""  # the phase under which positions of sequences from before the run stand

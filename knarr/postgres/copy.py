@@ -13,11 +13,12 @@ from knarr.plan.models import Limits
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
 from knarr.postgres import ledger
 from knarr.postgres.failures import classified, classify
-from knarr.postgres.lease import Lease, fence, step_lock, transaction
+from knarr.postgres.lease import Lease, fence, step_lock
 from knarr.postgres.poisoned import findable
 from knarr.postgres.selection import copy_query, phase_predicate
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect, Stream, Streamed
+from knarr.postgres.transactions import transaction
 from knarr.postgres.transform import Transformation, load_function, source_digest
 
 OnProgress = Callable[[int, int], None]

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedColumn, ResolvedMapping
 from knarr.postgres.identifiers import enclosed, qualified, quote
-from knarr.postgres.lease import transaction
 from knarr.postgres.selection import moved_predicate, phase_predicate, source_key, source_where, target_key, wire_type
 from knarr.postgres.session import Connection
+from knarr.postgres.transactions import transaction
 from knarr.postgres.writers import IN_DOUBT
 
 BATCH: Final = 1_000  # rows of doubt that the source is asked about at once

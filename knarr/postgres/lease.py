@@ -17,16 +17,15 @@ from knarr.audit import chain
 from knarr.errors import ClaimRefused, LostLease, PlanError, TransientError
 from knarr.plan.models import Limits, Plan
 from knarr.plan.resolved import TableName
-from knarr.plan.units import seconds
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection, end
+from knarr.postgres.transactions import transaction
 
 LEASE_LOCK: Final = 1802396018  # classid of knarr.fence's advisory lock
 STEP_LOCK: Final = 1937007984  # classid of the lock that an attempt of a step holds while it writes
 RUN_LOCK: Final = 1920298603  # 'runk'
 ATTEMPT_LOCK: Final = 1635021941  # classid of the lock that all connections of one attempt of an activity share
 RAISE_SECONDS: Final = 60.0
-ROLLBACK_SECONDS: Final = 5.0
 
 INSERT_RUN: Final = """
 INSERT INTO knarr.run (run_id, plan_name, plan_hash, plan, source_alias, target_alias)
@@ -130,42 +129,6 @@ def _refuse(held: "Sequence[asyncpg.Record]") -> None:
     raise ClaimRefused(
         "; ".join(lines), hint=f"wait for run {held[0]['run_id']} to end, or complete it or roll it back"
     )
-
-
-@contextlib.asynccontextmanager
-async def transaction(
-    connection: Connection, limits: Limits | None = None, *, snapshot: bool = False
-) -> AsyncIterator[None]:
-    """A transaction with the plan's time limits that never leaves a half-done connection; errors pass as they are.
-
-    READ COMMITTED, as the fence needs it; with `snapshot` REPEATABLE READ and READ ONLY, for the source. On a
-    cancellation the connection is ended at once, which rolls back.
-    """
-    begun = connection.transaction(isolation="repeatable_read" if snapshot else "read_committed", readonly=snapshot)
-    await begun.start()
-    try:
-        if limits is not None:
-            for name, value in (("lock_timeout", limits.lock_timeout), ("statement_timeout", limits.statement_timeout)):
-                await connection.execute("SELECT set_config($1, $2, true)", name, f"{round(seconds(value) * 1000)}ms")
-        yield
-    except Exception:
-        await _roll_back(connection, begun)
-        raise
-    except BaseException:
-        await end(connection)
-        raise
-    await begun.commit()
-
-
-async def _roll_back(connection: Connection, begun: asyncpg.transaction.Transaction) -> None:
-    if connection.is_closed():
-        return
-    try:
-        await asyncio.wait_for(begun.rollback(), ROLLBACK_SECONDS)
-    except Exception:
-        # The error that led here is the one to tell, and a closed socket rolls back as surely. A COPY that was
-        # cancelled at a bad moment leaves asyncpg in a state in which it refuses any query (InternalClientError).
-        await end(connection)
 
 
 async def fence(connection: Connection, lease: Lease) -> None:

@@ -18,12 +18,13 @@ from knarr.postgres import ledger
 from knarr.postgres.copy import CopyJob, OnProgress, code_of, stream_rows
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import enclosed, qualified, quote
-from knarr.postgres.lease import fence, step_lock, transaction
+from knarr.postgres.lease import fence, step_lock
 from knarr.postgres.pointing import refuse_changes_elsewhere
 from knarr.postgres.repair_merged import LOCK, Rewritten, rewrite_merged
 from knarr.postgres.selection import phase_predicate, range_literal, target_key
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect
+from knarr.postgres.transactions import transaction
 
 STAGED: Final = TableName(schema_name="pg_temp", name="knarr_expected")
 

@@ -19,10 +19,11 @@ from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres import before, ledger, merge_sql, others, undo_sql
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import literal, qualified, quote
-from knarr.postgres.lease import Lease, fence, step_lock, transaction
+from knarr.postgres.lease import Lease, fence, step_lock
 from knarr.postgres.merge import shown
 from knarr.postgres.pointing import POINTING_HERE
 from knarr.postgres.session import Connection
+from knarr.postgres.transactions import transaction
 from knarr.postgres.undo_sql import Action, ChangedSince, UndoSql
 
 BATCH: Final = 10_000  # entries taken back by one transaction
@@ -53,14 +54,6 @@ UPDATE knarr.table_before
 """
 FINISH: Final = "UPDATE knarr.undone SET finished = true WHERE run_id = $1 AND mapping = $2 AND phase = $3"
 IS_LAST: Final = "SELECT NOT EXISTS (SELECT FROM knarr.ledger WHERE run_id = $1 AND mapping = $2)"
-DROP_LOG: Final = """
-WITH dropped AS (
-    DELETE FROM knarr.undo
-     WHERE ctid = ANY (ARRAY(SELECT ctid FROM knarr.undo WHERE run_id = $1 LIMIT $2))
-    RETURNING 1)
-SELECT count(*) FROM dropped
-"""
-DROP_BATCH: Final = 100_000
 
 
 class Undone(BaseModel):
@@ -291,22 +284,3 @@ async def _finish(work: _Work) -> Undone:
         key = f"remove {work.mapping.number}/{work.phase}/epoch {work.lease.epoch}"
         await chain.append(connection, work.run_id, key, "compensation", body)
     return Undone(entries=balance["entries"], kept=balance["kept"], proof=proof)
-
-
-async def drop_undo_log(connection: Connection, lease: Lease, run_id: str, *, limits: Limits | None = None) -> int:
-    """Drops what is left of a run's undo log, in batches, and returns how many entries that were.
-
-    From then on what the run did to occupied tables can't be taken back.
-
-    Raises:
-        LostLease, TransientError, PlanError.
-    """
-    total = 0
-    with classified(f"dropping the undo log of run {run_id}"):
-        while True:
-            async with transaction(connection, limits):
-                await fence(connection, lease)
-                dropped: int = await connection.fetchval(DROP_LOG, run_id, DROP_BATCH)
-            if not dropped:
-                return total
-            total += dropped

@@ -14,12 +14,13 @@ from knarr.audit import chain
 from knarr.errors import PlanError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Stage
-from knarr.postgres import lease, mappings, objects, others, remove, runs, sequences, undo
+from knarr.postgres import lease, mappings, objects, others, remove, runs, sequences, undo, undo_log
 from knarr.postgres.doubt import ReachSource
 from knarr.postgres.failures import classified
-from knarr.postgres.lease import Lease, fenced, transaction
+from knarr.postgres.lease import Lease, fenced
 from knarr.postgres.selection import phase_predicate
 from knarr.postgres.session import Connection
+from knarr.postgres.transactions import transaction
 
 LAST: Final[tuple[Stage, ...]] = ("foreign keys",)
 AFTER_ROWS: Final[tuple[Stage, ...]] = ("keys", "indexes", "constraints")
@@ -120,7 +121,7 @@ async def let_stand(target: Connection, run_id: str, *, actor: str, reason: str)
         )
     answer = "completed without Temporal: it can no longer be taken back"
     held = await _take_over(target, run_id, "complete", actor, reason, answer)
-    dropped = await undo.drop_undo_log(target, held, run_id, limits=record.plan.limits)
+    dropped = await undo_log.drop_undo_log(target, held, run_id, limits=record.plan.limits)
     await lease.release(target, run_id, "completed")
     return dropped
 

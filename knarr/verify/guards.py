@@ -9,8 +9,8 @@ from knarr.errors import DataError, KnarrError
 from knarr.plan.criteria import Guard
 from knarr.plan.models import Limits
 from knarr.postgres.failures import classified
-from knarr.postgres.lease import transaction
 from knarr.postgres.session import Connection
+from knarr.postgres.transactions import transaction
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ from knarr.plan.models import Plan
 from knarr.plan.proof import Busy
 from knarr.plan.units import seconds
 from knarr.postgres.failures import classified
-from knarr.postgres.lease import transaction
 from knarr.postgres.session import Pools
+from knarr.postgres.transactions import transaction
 
 # A query that takes longer says nothing about now.
 LONGEST: Final = "30s"

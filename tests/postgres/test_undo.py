@@ -9,7 +9,8 @@ from knarr.audit import chain
 from knarr.errors import LostLease, TransientError
 from knarr.plan.resolved import Partition
 from knarr.postgres import lease, ledger
-from knarr.postgres.undo import Undone, drop_undo_log
+from knarr.postgres.undo import Undone
+from knarr.postgres.undo_log import drop_undo_log
 from tests.postgres.occupied import TAKEN, Occupied, merging
 from tests.postgres.specimens import column
 from tests.verify import everything

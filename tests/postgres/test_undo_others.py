@@ -8,7 +8,7 @@ import pytest
 from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.postgres import ledger
-from knarr.postgres.undo import drop_undo_log
+from knarr.postgres.undo_log import drop_undo_log
 from tests.postgres.occupied import Occupied, merging
 
 
