@@ -311,7 +311,7 @@ async def test_a_sequence_that_others_drew_from_since_stays(occupied: Occupied) 
 
 
 async def test_dropping_the_log_drops_it_in_batches(occupied: Occupied, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("knarr.postgres.undo.DROP_BATCH", 10)
+    monkeypatch.setattr("knarr.postgres.undo_log.DROP_BATCH", 10)
     await merged(occupied)
 
     assert await drop_undo_log(occupied.target, occupied.run.lease, occupied.run.run_id) == 125
