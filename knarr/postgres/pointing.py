@@ -1,4 +1,4 @@
-"""Foreign keys of other tables that point at a mapping's: what deleting rows here would do there."""
+"""Foreign keys that point at a mapping's table: what deleting rows there would do elsewhere."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,9 +8,9 @@ from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.session import Connection
 
-# Foreign keys of other tables that point here: TRUNCATE refuses them, DELETE may cascade through them.
+# Of other tables TRUNCATE refuses them; DELETE may cascade through them, also through one of the table's own.
 POINTING_HERE: Final = """
-SELECT conrelid::regclass::text AS referencing, c.conname AS name,
+SELECT conrelid::regclass::text AS referencing, c.conname AS name, c.conrelid = c.confrelid AS itself,
        confdeltype::text IN ('c', 'n', 'd') AS changes_rows,
        (SELECT array_agg(a.attname ORDER BY k.place)
           FROM unnest(c.conkey) WITH ORDINALITY AS k (number, place)
@@ -19,22 +19,37 @@ SELECT conrelid::regclass::text AS referencing, c.conname AS name,
           FROM unnest(c.confkey) WITH ORDINALITY AS k (number, place)
           JOIN pg_attribute a ON (a.attrelid, a.attnum) = (c.confrelid, k.number)) AS referenced
   FROM pg_constraint c
- WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) AND c.conrelid <> c.confrelid
+ WHERE c.contype = 'f' AND c.confrelid = to_regclass($1)
 """
+# A row elsewhere whose transaction is not over can't be seen, but its foreign key has locked the row that it points at.
+# That lock is waited for here, before anybody looks; the DELETE would wait for it too, and then cascade.
+LOCK_DOOMED: Final = "SELECT count(*) FROM (SELECT 1 FROM {table} AS t WHERE {doomed} FOR UPDATE OF t) AS locked"
+STAYS: Final = "NOT EXISTS (SELECT FROM {table} AS t WHERE (t.tableoid, t.ctid) = (r.tableoid, r.ctid) AND ({doomed}))"
 
 
 async def refuse_changes_elsewhere(
     connection: Connection, mapping: ResolvedMapping, doomed: str, arguments: Sequence[object]
 ) -> None:
-    """Deleting must not cascade into other tables: a row there that points at a doomed row stops it."""
-    for row in await connection.fetch(POINTING_HERE, qualified(mapping.target)):
-        if not row["changes_rows"]:
-            continue
+    """Deleting must not cascade: a row that stays and points at a doomed row stops it. Locks the doomed rows.
+
+    Args:
+        doomed: a condition on a row called t of the mapping's table, in which nobody may insert any more.
+        arguments: what it binds.
+
+    Raises:
+        DataError: with the foreign key that would delete or change rows; nothing is changed.
+    """
+    table = qualified(mapping.target)
+    changing = [row for row in await connection.fetch(POINTING_HERE, table) if row["changes_rows"]]
+    if changing:
+        await connection.execute(LOCK_DOOMED.format(table=table, doomed=doomed), *arguments)
+    for row in changing:
         pairs = zip(row["columns"], row["referenced"], strict=True)
         joined = " AND ".join(f"r.{quote(own)} = t.{quote(other)}" for own, other in pairs)
+        stays = STAYS.format(table=table, doomed=doomed) if row["itself"] else "TRUE"
         query = (
-            f"SELECT EXISTS (SELECT FROM {row['referencing']} AS r JOIN {qualified(mapping.target)} AS t ON {joined} "
-            f"WHERE {doomed})"
+            f"SELECT EXISTS (SELECT FROM {row['referencing']} AS r JOIN {table} AS t ON {joined} "
+            f"WHERE ({doomed}) AND {stays})"
         )
         if await connection.fetchval(query, *arguments):
             raise DataError(

@@ -141,7 +141,7 @@ async def _empty(work: _Removal, kind: str) -> None:
     connection, table = work.connection, work.table
     # ONLY: tables that inherit from it hold other people's rows; a partitioned table can't do without its parts.
     only = "" if kind == "p" else "ONLY "
-    if not await connection.fetch(POINTING_HERE, table):
+    if all(row["itself"] for row in await connection.fetch(POINTING_HERE, table)):
         try:
             async with connection.transaction():
                 await connection.execute(f"TRUNCATE {only}{table}")

@@ -132,7 +132,7 @@ async def undo_phase(
             phase=phase,
             limits=limits,
             sql=UndoSql(mapping, columns, decided),
-            pointing=[row for row in pointing if row["changes_rows"]],
+            pointing=[row for row in pointing if row["changes_rows"] and not row["itself"]],
             order=SELF_REFERENCING_ORDER if itself else ORDER,
         )
         # What a row of the table points at may be in any batch, so that such a table is taken back in one.
