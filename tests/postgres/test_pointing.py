@@ -22,7 +22,8 @@ CHILD = "CREATE TABLE public.child (id integer PRIMARY KEY, taken integer REFERE
 async def filled(run: Run, item: ResolvedMapping, phases: list[str], taken: str = TAKEN) -> None:
     """Thirty rows at the source, and the asked phases of them on the target."""
     await run.source.execute(
-        "CREATE TABLE public.given AS SELECT n AS id, 'x' AS name, CASE WHEN n % 4 > 0 AND n < 30 THEN n + 1 END AS parent"
+        "CREATE TABLE public.given AS SELECT n AS id, 'x' AS name,"
+        "       CASE WHEN n % 4 > 0 AND n < 30 THEN n + 1 END AS parent"
         "  FROM generate_series(1, 30) AS n"
     )
     await run.target.execute(taken)
