@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import REMOVES_CHECKPOINT, Checkpoint
 
 RAISE: Final = Compensation(activity="raise_epoch", summary="fence off all that was writing")
+RAISE_AGAIN: Final = Compensation(activity="raise_epoch", summary="fence off all that was taking back")
 
 # What passes by itself is tried again without a person, who is told meanwhile.
 TRY_AGAIN: Final = timedelta(minutes=1)
@@ -41,7 +42,8 @@ def what_failed(error: BaseException) -> tuple[str, str]:
 async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> None:
     """Takes the run back to the start or to a checkpoint. Returns when all is taken back or skipped by a person.
 
-    The epoch is raised first, so that no stale writer can add what is being taken away.
+    The epoch is raised first, so that no stale writer can add what is being taken away; and at a checkpoint once more,
+    so that no stale compensation can take away what goes forward from there.
 
     Args:
         raised: the epoch has been raised by the run of the workflow that this one goes on from.
@@ -74,6 +76,8 @@ async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> No
     if to is None and turn.to != "start":
         raise RuntimeError(f"there is no checkpoint {turn.to!r}; there are {conduct.checkpoints}")
     await conduct.saga.unwind(to, take_back)
+    if to is not None:
+        await compensate(conduct, "epoch", RAISE_AGAIN)
 
 
 async def _recall(conduct: Conduct, turn: Turn) -> None:
