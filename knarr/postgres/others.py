@@ -23,10 +23,15 @@ SELECT d.changed_since FROM knarr.decision d JOIN knarr.lease l USING (run_id, e
  WHERE d.run_id = $1 AND d.mapping = $2
 """
 CARRY_ON: Final = "UPDATE knarr.decision SET epoch = $3 WHERE run_id = $1 AND epoch = $2"
-# The entry that the seal leaves (activities.seal). What takes the seal back sets the run's state back, but can't
-# take an entry out of the trail.
-WAS_SEALED: Final = """
-SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND kind = 'step' AND entry_key LIKE 'step/seal/%')
+# A phase that has passed its verification, or whose verdict a person has accepted, is used by people while it soaks and
+# waits for approval, long before the seal. What takes verdicts, checkpoints and the seal back leaves their entries.
+WAS_IN_USE: Final = """
+SELECT EXISTS (SELECT FROM knarr.verdict WHERE run_id = $1 AND passed)
+    OR EXISTS (SELECT FROM knarr.audit
+                WHERE run_id = $1
+                  AND (kind = 'step' AND entry_key LIKE 'step/seal/%'
+                       OR kind = 'checkpoint' AND NOT body::jsonb ? 'mapping'
+                       OR kind = 'operator' AND body::jsonb @> '{"action": "skip", "accepted": true}'))
 """
 
 
@@ -41,9 +46,9 @@ async def carry_on(connection: Connection, run_id: str, old: int, new: int) -> N
     await connection.execute(CARRY_ON, run_id, old, new)
 
 
-async def was_sealed(connection: Connection, run_id: str) -> bool:
-    """Whether the run was ever sealed: from then on people were meant to use its tables."""
-    return bool(await connection.fetchval(WAS_SEALED, run_id))
+async def was_in_use(connection: Connection, run_id: str) -> bool:
+    """Whether people were ever meant to use rows of the run: a phase of it was proved, or accepted without proof."""
+    return bool(await connection.fetchval(WAS_IN_USE, run_id))
 
 
 def decide(run_id: str, mapping: str, changed_since: ChangedSince) -> str:

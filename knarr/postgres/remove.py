@@ -122,7 +122,7 @@ async def _take_out(work: _Removal, kind: str, expected: int) -> int:
     """Empties the table, but for rows of others that are to stay, and returns how many stay."""
     connection, name = work.connection, work.mapping.name
     found = await writers.count_written(connection, work.run_id, work.mapping)
-    theirs = found.of_others(expected, sealed=await others.was_sealed(connection, work.run_id))
+    theirs = found.of_others(expected, in_use=await others.was_in_use(connection, work.run_id))
     if theirs:
         others.require_decision(work.changed_since, work.run_id, work.mapping, found, expected)
     if not theirs or work.changed_since == "restore ours":

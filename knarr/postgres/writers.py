@@ -54,20 +54,20 @@ class Written(BaseModel):
     rows: int = Field(ge=0)
     ours: int | None = Field(ge=0)
 
-    def of_others(self, expected: int, *, sealed: bool) -> int:
+    def of_others(self, expected: int, *, in_use: bool) -> int:
         """How many rows may not be taken for the run's; 0 where they are as many as it wrote and not for use yet.
 
-        A row that was changed before the seal goes with the rest, or one that is tampered with would keep a run from
-        turning back by itself. One that was added makes them more than the run wrote, and one that was added in the
-        place of another shows itself once people were meant to use the table.
+        Before anything of the run was proved a row that was changed goes with the rest, or one that is tampered with
+        would keep a run from turning back by itself when its verification fails. One that was added makes them more
+        than the run wrote. Once people were meant to use the table, each row that shows another transaction counts.
 
         Args:
             expected: how many the run wrote, by the ledger.
-            sealed: the run was sealed, so people were meant to use the table.
+            in_use: a phase of the run was proved, so people were meant to use the table.
         """
         if self.ours is None:
             return abs(self.rows - expected)
-        return self.rows - self.ours if sealed or self.rows != expected else 0
+        return self.rows - self.ours if in_use or self.rows != expected else 0
 
 
 async def count_written(connection: Connection, run_id: str, mapping: ResolvedMapping) -> Written:

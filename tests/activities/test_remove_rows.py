@@ -11,12 +11,13 @@ from activities.copy import remove_rows
 from activities.models import CompensationInput, RunContext, RunInput, StepResult
 from activities.seal import seal_run, unseal_run
 from knarr.audit import chain
+from knarr.errors import DataError
 from knarr.plan.models import Plan
 from knarr.postgres import lease, others
 from knarr.postgres.session import Connection, Pools, connect
 from knarr.settings import Connections
 from tests.postgres.specimens import Run, claimed
-from tests.postgres.test_remove import ITEM, ORDER, copied, ids
+from tests.postgres.test_remove import ITEM, ORDER, copied, ids, remove
 
 # Port 1 answers nobody.
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
@@ -57,14 +58,37 @@ async def test_a_dead_source_does_not_stop_the_rollback_of_one_of_several_phases
     assert await ids(run) == [4, 8, 12, 16, 20, 24, 28]
 
 
-async def test_that_a_run_was_sealed_is_known_after_the_seal_was_taken_back(run: Run) -> None:
-    verdict = "'run-1', 'everyone', 1, true, false, jsonb_build_object('ended_at', clock_timestamp()), ''"
+async def judged(run: Run, *, passed: bool) -> None:
+    verdict = f"'run-1', 'everyone', 1, {passed}, false, jsonb_build_object('ended_at', clock_timestamp()), ''"
     await run.target.execute(f"INSERT INTO knarr.verdict VALUES ({verdict})")
-    await chain.append(run.target, run.run_id, "verdict everyone round 1", "verdict", {"phase": "everyone", "round": 1})
-    assert not await others.was_sealed(run.target, run.run_id)
+    body = {"phase": "everyone", "round": 1, "passed": passed}
+    await chain.append(run.target, run.run_id, "verdict everyone round 1", "verdict", body)
 
+
+@pytest.mark.parametrize("passed", [True, False], ids=["that passed", "that a person accepted"])
+async def test_a_run_is_in_use_from_a_verdict_on_whatever_is_taken_back_of_it(passed: bool, run: Run) -> None:
+    assert not await others.was_in_use(run.target, run.run_id)
+    await judged(run, passed=passed)
+    assert await others.was_in_use(run.target, run.run_id) == passed
+    if not passed:
+        accepted = {"action": "skip", "accepted": True, "actor": "ann", "reason": "known", "answer": "skipped"}
+        await chain.append(run.target, run.run_id, "decision/1", "operator", accepted)
+    assert await others.was_in_use(run.target, run.run_id)
     await ActivityEnvironment().run(seal_run, RunInput(run=given(run)))
     await ActivityEnvironment().run(unseal_run, CompensationInput(run=given(run)))
+    await run.target.execute("DELETE FROM knarr.verdict")
 
     assert await run.target.fetchval("SELECT state FROM knarr.run") == "running"
-    assert await others.was_sealed(run.target, run.run_id)
+    assert await others.was_in_use(run.target, run.run_id)
+
+
+async def test_a_phase_that_soaks_is_in_use(run: Run) -> None:
+    """Somebody's row in the place of one of the run's is theirs, although the table has as many rows as before."""
+    await copied(run, phases=["canary"])
+    await judged(run, passed=True)
+    await run.target.execute("DELETE FROM public.taken WHERE id = 4; INSERT INTO public.taken VALUES (999, 'x', 'x')")
+
+    with pytest.raises(DataError, match="1 of them show transactions that are not the run's"):
+        await remove(run, "canary")
+
+    assert 999 in await ids(run)
