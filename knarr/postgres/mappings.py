@@ -7,14 +7,17 @@ from knarr.errors import PlanError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Survey
 from knarr.postgres.failures import classified
+from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fenced
 from knarr.postgres.session import Connection
 
 # A survey that is repeated before anything was written may have learnt better; later it finds partitions and stops.
 STORE_MAPPING: Final = """
-INSERT INTO knarr.mapping (run_id, mapping, name, resolved)
-VALUES ($1, $2, $3, $4::text::json)
-ON CONFLICT (run_id, mapping) DO UPDATE SET name = excluded.name, resolved = excluded.resolved
+INSERT INTO knarr.mapping (run_id, mapping, name, resolved, table_sql, table_oid)
+VALUES ($1, $2, $3, $4::text::json, $5, to_regclass($5))
+ON CONFLICT (run_id, mapping) DO UPDATE
+   SET name = excluded.name, resolved = excluded.resolved,
+       table_sql = excluded.table_sql, table_oid = excluded.table_oid
 """
 STORE_SURVEY: Final = "UPDATE knarr.run SET survey = $2::text::json WHERE run_id = $1"
 LOAD_MAPPING: Final = "SELECT resolved::text FROM knarr.mapping WHERE run_id = $1 AND mapping = $2"
@@ -50,7 +53,8 @@ async def _store(connection: Connection, run_id: str, mappings: Sequence[Resolve
     if await connection.fetchval(HAS_WRITTEN, run_id):
         return False
     for mapping in mappings:
-        await connection.execute(STORE_MAPPING, run_id, mapping.number, mapping.name, mapping.model_dump_json())
+        document, table = mapping.model_dump_json(), qualified(mapping.target)
+        await connection.execute(STORE_MAPPING, run_id, mapping.number, mapping.name, document, table)
     return True
 
 

@@ -12,7 +12,7 @@ from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import DatabaseObject, ResolvedMapping, Stage
-from knarr.postgres import others
+from knarr.postgres import others, same_table
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fenced
@@ -77,6 +77,8 @@ async def create_objects(
                         hint="rename or drop it, or change the plan; Knarr does not touch what it did not make",
                     )
                 await connection.execute(item.create)
+                if item.kind == "table":
+                    await same_table.made(connection, run_id, mapping)
                 made += 1
                 await _audit(connection, run_id, mapping, item.kind, item.name, "create", lease.epoch)
     return made
@@ -100,7 +102,7 @@ async def drop_objects(
         changed_since: 'restore ours' lets a table go with rows of others in it; so does a person's decision.
 
     Raises:
-        DataError: a table holds rows; it is left with all of them.
+        DataError: a table holds rows, or is called something else now; it is left with all of them.
         PlanError: something that the run did not make depends on one of them.
         LostLease, TransientError.
     """
@@ -110,6 +112,7 @@ async def drop_objects(
     for row in standing:
         with classified(f"dropping {row['kind']} {row['name']} ({row['drop_sql']})"):
             async with fenced(connection, lease, limits=limits):
+                await same_table.require_same_table(connection, run_id, mapping)
                 gone = 0
                 if row["kind"] == "table":
                     gone = await _rows_that_go(connection, run_id, mapping, row, changed_since)

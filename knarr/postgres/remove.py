@@ -17,6 +17,7 @@ from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fenced
 from knarr.postgres.pointing import POINTING_HERE, refuse_changes_elsewhere
+from knarr.postgres.same_table import require_same_table
 from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import ChangedSince
 from knarr.postgres.writers import IN_DOUBT, WRITTEN_BY_PHASE, WRITTEN_BY_RUN
@@ -88,8 +89,8 @@ async def remove_rows(
             with `knarr.decide` comes first. 'keep theirs' deletes only what the run's own transactions wrote.
 
     Raises:
-        DataError: the table holds rows of somebody else, it can't be told which are the phase's, or rows elsewhere
-            depend on them; nothing is changed.
+        DataError: the table holds rows of somebody else, or has another name now; it can't be told which are the
+            phase's, or rows elsewhere depend on them; nothing is changed.
         PlanError: the mapping appends or merges, which has an undo of its own; rows are in doubt, and there is no key
             or no source to tell them by.
         LostLease, TransientError.
@@ -102,6 +103,7 @@ async def remove_rows(
             own = totals.pop(phase, None)
             if own is None:
                 return 0
+            await require_same_table(connection, run_id, mapping.number)
             kind = await connection.fetchval(EXISTS, qualified(mapping.target))
             if kind is not None:
                 # Nobody may add a row between the count and the commit.
@@ -114,7 +116,8 @@ async def remove_rows(
                     left = await _take_out(work, kind, own.rows)
                 await _prove(work, left)
             await connection.execute(ledger.DELETE_PHASE, run_id, mapping.number, phase)
-            await _audit(connection, lease, run_id, mapping, phase, own.rows)
+            gone = f"; {mapping.name} itself was gone, and all rows with it" if kind is None else ""
+            await _audit(connection, lease, run_id, mapping, phase, f"{own.rows:,} rows{gone}")
     return own.rows
 
 
@@ -271,12 +274,12 @@ async def _prove(work: _Removal, expected: int) -> None:
 
 
 async def _audit(
-    connection: Connection, lease: Lease, run_id: str, mapping: ResolvedMapping, phase: str, rows: int
+    connection: Connection, lease: Lease, run_id: str, mapping: ResolvedMapping, phase: str, summary: str
 ) -> None:
     body = {
         "step": f"take back the rows of {mapping.name}",
         "outcome": "done",
-        "summary": f"{rows:,} rows",
+        "summary": summary,
         "mapping": mapping.name,
         "phase": phase,
     }

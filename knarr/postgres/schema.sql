@@ -54,8 +54,13 @@ CREATE TABLE IF NOT EXISTS knarr.mapping (
     mapping     integer NOT NULL,
     name        text NOT NULL,
     resolved    json NOT NULL,                     -- knarr.plan.resolved.ResolvedMapping
+    table_sql   text,                              -- the target table, quoted and qualified, and which one that is:
+    table_oid   oid,                               -- it may be given another name, and another table its own
     PRIMARY KEY (run_id, mapping)
 );
+ALTER TABLE knarr.mapping
+    ADD COLUMN IF NOT EXISTS table_sql text,
+    ADD COLUMN IF NOT EXISTS table_oid oid;
 
 CREATE TABLE IF NOT EXISTS knarr.partition (
     run_id          text NOT NULL,

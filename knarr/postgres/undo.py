@@ -22,6 +22,7 @@ from knarr.postgres.identifiers import literal, qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock
 from knarr.postgres.merge import shown
 from knarr.postgres.pointing import POINTING_HERE
+from knarr.postgres.same_table import require_same_table
 from knarr.postgres.session import Connection
 from knarr.postgres.transactions import transaction
 from knarr.postgres.undo_sql import Action, ChangedSince, UndoSql
@@ -120,6 +121,7 @@ async def undo_phase(
         if phase not in totals:
             return Undone()
         decided = await others.policy(connection, run_id, mapping.number, changed_since)
+        await require_same_table(connection, run_id, mapping.number)
         columns = await before.read_columns(connection, mapping)
         await before.require_same_columns(connection, run_id, mapping, columns)
         itself = await connection.fetchval(merge_sql.SELF_REFERENCING, qualified(mapping.target))
