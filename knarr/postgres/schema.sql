@@ -105,9 +105,13 @@ CREATE TABLE IF NOT EXISTS knarr.sequence_before (
     sequence    text NOT NULL,                     -- quoted, qualified
     last_value  bigint NOT NULL,
     is_called   boolean NOT NULL,
+    left_value  bigint,                            -- where the phase moves it to; elsewhere: others have drawn from it
+    left_called boolean,
     PRIMARY KEY (run_id, phase, sequence)
 );
 ALTER TABLE knarr.sequence_before
+    ADD COLUMN IF NOT EXISTS left_value bigint,
+    ADD COLUMN IF NOT EXISTS left_called boolean,
     ADD COLUMN IF NOT EXISTS phase text NOT NULL DEFAULT '',
     DROP CONSTRAINT IF EXISTS sequence_before_pkey;
 ALTER TABLE knarr.sequence_before

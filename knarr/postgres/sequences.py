@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+import asyncpg
+from pydantic import BaseModel, ConfigDict, Field
 
 from knarr.errors import DataError, PlanError
 from knarr.plan.models import Limits
@@ -34,8 +35,16 @@ INSERT INTO knarr.sequence_before (run_id, mapping, phase, sequence, last_value,
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (run_id, phase, sequence) DO NOTHING
 """
+LEAVE: Final = """
+UPDATE knarr.sequence_before SET left_value = $4, left_called = $5
+ WHERE run_id = $1 AND phase = $2 AND sequence = $3
+"""
 REMEMBERED: Final = """
-SELECT sequence, last_value, is_called
+SELECT sequence, last_value, is_called, left_value, left_called,
+       EXISTS (SELECT FROM pg_depend d
+                WHERE (d.classid, d.objid, d.refclassid)
+                      = ('pg_class'::regclass, to_regclass(sequence), 'pg_class'::regclass)
+                  AND d.deptype IN ('a', 'i')) AS owned
   FROM knarr.sequence_before
  WHERE run_id = $1 AND mapping = $2 AND phase = $3
  ORDER BY sequence
@@ -48,6 +57,11 @@ SELECT last_value, is_called FROM knarr.sequence_before WHERE run_id = $1 AND ph
 """
 IS_OCCUPIED: Final = "SELECT EXISTS (SELECT FROM knarr.table_before WHERE run_id = $1 AND mapping = $2)"
 SET: Final = "SELECT setval($1::text::regclass, $2, $3)"
+# In one statement, as near as a sequence comes to a lock. From an older version's entry nothing can be told.
+PUT_BACK: Final = """
+SELECT setval($1::text::regclass, $2, $3) FROM {sequence}
+ WHERE last_value = coalesce($4, last_value) AND is_called = coalesce($5, is_called)
+"""
 
 
 class Position(BaseModel):
@@ -63,6 +77,19 @@ class Position(BaseModel):
         return self.last_value + (increment if self.is_called else 0)
 
 
+class Reset(BaseModel):
+    """What became of a mapping's sequences: how many stand where they stood, and those that others have drawn from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    put_back: int = Field(default=0, ge=0)
+    left: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        stay = f"; those that others have drawn from stay: {', '.join(self.left)}" if self.left else ""
+        return f"{self.put_back:,} set back{stay}"
+
+
 async def set_sequences(
     connection: Connection,
     source: Connection,
@@ -75,8 +102,8 @@ async def set_sequences(
 ) -> int:
     """Moves each sequence of a mapping beyond its rows and beyond the source's position; returns how many there are.
 
-    A sequence never moves back. Its position before the phase is kept first, in a transaction of its own, because
-    setval is not undone by a rollback.
+    A sequence never moves back. Its position before the phase, and where it is moved to, are kept first, each in a
+    transaction of its own, because setval is not undone by a rollback.
 
     Raises:
         PlanError: no sequence stands behind a column that should have one.
@@ -92,13 +119,20 @@ async def set_sequences(
             async with fenced(connection, lease, limits=limits):
                 await remember(connection, run_id, mapping.number, phase, name)
             async with fenced(connection, lease, limits=limits):
-                await _move(connection, source, mapping, item, name, found["oid"])
+                now, to, increment = await _where_to(connection, source, mapping, item, name, found["oid"])
+                await connection.execute(LEAVE, run_id, phase, name, to.last_value, to.is_called)
+            if to != now:
+                async with fenced(connection, lease, limits=limits):
+                    now = await position(connection, name)
+                    if (to.next(increment) - now.next(increment)) * increment > 0:
+                        await put(connection, name, to)
     return len(mapping.sequences)
 
 
-async def _move(
+async def _where_to(
     connection: Connection, source: Connection, mapping: ResolvedMapping, item: ResolvedSequence, name: str, oid: int
-) -> None:
+) -> tuple[Position, Position, int]:
+    """Where the sequence stands, where it must stand, and its increment."""
     shape = await connection.fetchrow(RANGE, oid)
     if shape is None:
         raise PlanError(f"the sequence {name} went away")
@@ -120,17 +154,18 @@ async def _move(
             hint="give the target's column or sequence a wider type",
             detail=f"the sequence {name} must stand at {wanted.last_value}, beyond {limits}",
         )
-    if wanted != candidates[0]:
-        await connection.execute(SET, name, wanted.last_value, wanted.is_called)
+    return candidates[0], wanted, increment
 
 
 async def reset_sequences(
     connection: Connection, lease: Lease, run_id: str, mapping: int, phase: str = "", *, limits: Limits | None = None
-) -> int:
-    """Puts the sequences of a mapping back to where they stood before the phase; returns how many there were.
+) -> Reset:
+    """Puts the sequences of a mapping back to where they stood before the phase.
 
-    Holds when none was moved, and when a sequence is gone with its table. Those of a table that has rows of its own
-    stay: others draw from them, and `knarr.postgres.before` puts them back when the last row has been taken back.
+    Not one that stands elsewhere than the phase left it: somebody has drawn from it, and what they were given would be
+    given out again. Holds when none was moved, and when a sequence is gone with its table. Those that belong to a table
+    that has rows of its own stay: rows of the run may draw from them, too, and `knarr.postgres.before` puts them back
+    when the last row has been taken back.
 
     Raises:
         LostLease, TransientError, PlanError.
@@ -138,14 +173,30 @@ async def reset_sequences(
     with classified(f"reading the positions of mapping {mapping}'s sequences before phase {phase}"):
         rows = await connection.fetch(REMEMBERED, run_id, mapping, phase)
         occupied = await connection.fetchval(IS_OCCUPIED, run_id, mapping)
+    put_back, left = 0, []
     for row in rows:
-        with classified(f"putting the sequence {row['sequence']} back"):
+        name: str = row["sequence"]
+        with classified(f"putting the sequence {name} back"):
             async with fenced(connection, lease, limits=limits):
-                there = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", row["sequence"])
-                if there and not occupied:
-                    await connection.execute(SET, row["sequence"], row["last_value"], row["is_called"])
-                await connection.execute(FORGET, run_id, mapping, phase, row["sequence"])
-    return 0 if occupied else len(rows)
+                if not (occupied and row["owned"]):
+                    if await _put_back(connection, row):
+                        put_back += 1
+                    else:
+                        left.append(name)
+                await connection.execute(FORGET, run_id, mapping, phase, name)
+    return Reset(put_back=put_back, left=tuple(left))
+
+
+async def _put_back(connection: Connection, row: asyncpg.Record) -> bool:
+    """Whether it stands where it stood before, or is gone; it stays where others have drawn from it."""
+    name, before = row["sequence"], Position(last_value=row["last_value"], is_called=row["is_called"])
+    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
+        return True
+    if await position(connection, name) == before:
+        return True
+    left = row["left_value"], row["left_called"]
+    query = PUT_BACK.format(sequence=name)
+    return await connection.fetchval(query, name, before.last_value, before.is_called, *left) is not None
 
 
 async def remember(connection: Connection, run_id: str, mapping: int, phase: str, sequence: str) -> None:

@@ -19,6 +19,7 @@ from knarr.postgres.doubt import ReachSource
 from knarr.postgres.failures import classified
 from knarr.postgres.lease import Lease, fenced
 from knarr.postgres.selection import phase_predicate
+from knarr.postgres.sequences import Reset
 from knarr.postgres.session import Connection
 from knarr.postgres.transactions import transaction
 
@@ -194,12 +195,12 @@ class _Unwinding:
         reset = await sequences.reset_sequences(
             self._target, self._lease, self._run_id, mapping.number, phase, limits=self._plan.limits
         )
-        if reset:
-            self._on_step(f"{mapping.name}: {reset} sequences set back")
+        if reset != Reset():
+            self._on_step(f"{mapping.name}: sequences: {reset}")
             with classified("recording the sequences"):
                 async with fenced(self._target, self._lease):
-                    await self._record("sequences", f"{reset} set back", mapping=mapping, phase=phase)
-        return reset
+                    await self._record("sequences", str(reset), mapping=mapping, phase=phase)
+        return reset.put_back
 
     async def remove_rows(self, mapping: ResolvedMapping, phase: str) -> int:
         """The phase's rows of one mapping, with their ledger rows, or what it changed in a table that had rows."""

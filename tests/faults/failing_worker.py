@@ -115,7 +115,8 @@ def make_places() -> None:
     copy.fence = after(copy.fence, lambda *_: "fence passed")  # type: ignore[assignment, attr-defined]
     ledger.enter = after(ledger.enter, lambda *_: "ledger row entered")  # type: ignore[assignment]
     copy.copy_partition = after(copy.copy_partition, lambda *_, **__: "after COMMIT")  # type: ignore[assignment]
-    sequences._move = before(sequences._move, "sequence remembered")  # type: ignore[assignment]
+    sequences._where_to = before(sequences._where_to, "sequence remembered")  # type: ignore[assignment]
+    sequences.put = before(sequences.put, "sequence about to move")  # type: ignore[assignment]
     make_places_in_merges()
     chain.append = after(  # type: ignore[assignment]
         chain.append, lambda connection, run_id, key, *_: of_key(key)

@@ -4,8 +4,9 @@ import pytest
 
 from knarr.errors import DataError, PlanError
 from knarr.plan.resolved import ResolvedMapping, ResolvedSequence
-from knarr.postgres.sequences import reset_sequences, set_sequences
+from knarr.postgres.sequences import Reset, reset_sequences, set_sequences
 from knarr.postgres.session import Connection
+from tests.postgres.occupied import TAKEN, Occupied, merging
 from tests.postgres.specimens import Run, column, mapping
 
 KINDS = {
@@ -53,8 +54,8 @@ async def test_a_rollback_puts_the_sequence_back(kind: str, run: Run) -> None:
     for _ in range(2):
         await set_sequences(run.target, run.source, run.lease, run.run_id, moved())
 
-    assert await reset_sequences(run.target, run.lease, run.run_id, 0) == 1
-    assert await reset_sequences(run.target, run.lease, run.run_id, 0) == 0
+    assert await reset_sequences(run.target, run.lease, run.run_id, 0) == Reset(put_back=1)
+    assert await reset_sequences(run.target, run.lease, run.run_id, 0) == Reset()
 
     assert await next_value(run.target) == 2
 
@@ -128,4 +129,57 @@ async def test_putting_back_holds_when_the_table_is_gone(run: Run) -> None:
     await set_sequences(run.target, run.source, run.lease, run.run_id, moved())
     await run.target.execute("DROP TABLE public.taken")
 
-    assert await reset_sequences(run.target, run.lease, run.run_id, 0) == 1
+    assert await reset_sequences(run.target, run.lease, run.run_id, 0) == Reset(put_back=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_sequence_that_others_have_drawn_from_stays(kind: str, run: Run) -> None:
+    """What they were given must not be given out again, whatever table they drew it for."""
+    await make(run, kind, "(5)")
+    await run.store(moved())
+    await set_sequences(run.target, run.source, run.lease, run.run_id, moved())
+    assert await next_value(run.target) == 6
+
+    reset = await reset_sequences(run.target, run.lease, run.run_id, 0)
+
+    assert (reset.put_back, len(reset.left)) == (0, 1)
+    assert f"those that others have drawn from stay: {reset.left[0]}" in str(reset)
+    assert await next_value(run.target) == 7
+
+
+async def test_a_sequence_that_was_to_be_moved_and_was_not_is_none_that_others_have_drawn_from(run: Run) -> None:
+    """The process died between the two."""
+    await make(run, "identity", "(5)")
+    await run.store(moved())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("knarr.postgres.sequences.put", _die)
+        with pytest.raises(Died):
+            await set_sequences(run.target, run.source, run.lease, run.run_id, moved())
+    async with run.reconnect() as target:
+        assert await reset_sequences(target, run.lease, run.run_id, 0) == Reset(put_back=1)
+        assert await next_value(target) == 1
+
+
+class Died(BaseException):
+    """The process ends here."""
+
+
+async def _die(*_: object) -> None:
+    raise Died
+
+
+FREE = TAKEN.replace("GENERATED ALWAYS AS IDENTITY PRIMARY", "PRIMARY").replace("public.taken_id_seq", "public.free")
+FREE = f"CREATE SEQUENCE public.free; {FREE}; ALTER TABLE public.taken ALTER id SET DEFAULT nextval('public.free')"
+
+
+async def test_a_sequence_of_nobodys_that_a_merge_has_moved_is_put_back(occupied: Occupied) -> None:
+    """One that merely stands behind a DEFAULT; those that the table owns are put back with its last row."""
+    item = merging().model_copy(update={"sequences": [ResolvedSequence(column="id")]})
+    await occupied.prepare(item, target=FREE)
+    await occupied.move(item)
+    await set_sequences(occupied.target, occupied.run.source, occupied.run.lease, "run-1", item, "all")
+    assert await occupied.target.fetchval("SELECT last_value FROM public.free") == 150
+
+    await reset_sequences(occupied.target, occupied.run.lease, "run-1", 0, "all")
+
+    assert await occupied.target.fetchval("SELECT last_value FROM public.free") == 100
