@@ -52,8 +52,15 @@ async def refuse_changes_elsewhere(
             f"WHERE ({doomed}) AND {stays})"
         )
         if await connection.fetchval(query, *arguments):
-            raise DataError(
-                f"rows of {row['referencing']} point at rows of {mapping.name} that are to be taken back, and its "
-                f"foreign key {row['name']} would delete or change them",
-                hint=f"take those rows out of {row['referencing']} first, or skip this step with a reason",
-            )
+            raise pointed_at(mapping, row["referencing"], row["name"], cascades=True)
+
+
+def pointed_at(mapping: ResolvedMapping, referencing: str, name: str, *, cascades: bool = False) -> DataError:
+    """Rows of a table point at rows that are to go; the foreign key forbids that, or would take them along."""
+    effect = "would delete or change them" if cascades else "does not let them go"
+    return DataError(
+        f"rows of {referencing} point at rows of {mapping.name} that are to be taken back, and its foreign key {name} "
+        f"{effect}",
+        hint=f"take those rows out of {referencing} or point them elsewhere, and retry; or skip this step with a "
+        "reason; nothing of it was changed",
+    )

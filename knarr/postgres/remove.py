@@ -1,7 +1,7 @@
 """Taking a mapping's copied rows of a phase back out of the target, and leaving what somebody else has written."""
 
-from collections.abc import Sequence
-from contextlib import aclosing
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from knarr.postgres.doubt import ReachSource, answers, same
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fenced
-from knarr.postgres.pointing import POINTING_HERE, refuse_changes_elsewhere
+from knarr.postgres.pointing import POINTING_HERE, pointed_at, refuse_changes_elsewhere
 from knarr.postgres.same_table import require_same_table
 from knarr.postgres.session import Connection
 from knarr.postgres.undo_sql import ChangedSince
@@ -97,7 +97,7 @@ async def remove_rows(
     """
     if mapping.mode not in ("create", "fill"):
         raise PlanError(f"the rows of {mapping.name} are not taken back by phase: its mode is '{mapping.mode}'")
-    with classified(f"taking back the rows of {mapping.name}, phase {phase}"):
+    with classified(f"taking back the rows of {mapping.name}, phase {phase}"), _pointed_at(mapping):
         async with fenced(connection, lease, limits=limits):
             totals = await ledger.phase_totals(connection, run_id, mapping.number)
             own = totals.pop(phase, None)
@@ -119,6 +119,15 @@ async def remove_rows(
             gone = f"; {mapping.name} itself was gone, and all rows with it" if kind is None else ""
             await _audit(connection, lease, run_id, mapping, phase, f"{own.rows:,} rows{gone}")
     return own.rows
+
+
+@contextlib.contextmanager
+def _pointed_at(mapping: ResolvedMapping) -> Iterator[None]:
+    """Says of a row elsewhere that points at one that is to go what the server says of it, in words for a rollback."""
+    try:
+        yield
+    except asyncpg.ForeignKeyViolationError as error:
+        raise pointed_at(mapping, error.table_name or "", error.constraint_name or "") from error
 
 
 async def _take_out(work: _Removal, kind: str, expected: int) -> int:
@@ -240,7 +249,7 @@ async def _delete_doubtful(
     found = same(mapping)
     of_phase = of_others = unknown = 0
     asking = answers(connection, reach_source, mapping, work.place, phase_order, work.limits)
-    async with aclosing(asking):
+    async with contextlib.aclosing(asking):
         async for answer in asking:
             kept = gone = 0
             if answer.others:

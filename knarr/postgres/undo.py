@@ -5,8 +5,7 @@ back exactly once, whatever dies and when; a new attempt goes on with what is le
 text for text, with what they were; at the end the table as a whole is.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 import asyncpg
@@ -16,15 +15,15 @@ from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres import before, ledger, merge_sql, others, undo_sql
+from knarr.postgres import before, ledger, merge_sql, others
 from knarr.postgres.failures import classified
-from knarr.postgres.identifiers import literal, qualified, quote
+from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fence, step_lock
-from knarr.postgres.merge import shown
-from knarr.postgres.pointing import POINTING_HERE
+from knarr.postgres.pointing import POINTING_HERE, pointed_at
 from knarr.postgres.same_table import require_same_table
 from knarr.postgres.session import Connection
 from knarr.postgres.transactions import transaction
+from knarr.postgres.undo_batch import MEETING, Work, take_back
 from knarr.postgres.undo_sql import Action, ChangedSince, UndoSql
 
 BATCH: Final = 10_000  # entries taken back by one transaction
@@ -33,11 +32,6 @@ _END: Final = 2**63 - 1  # beyond every entry
 ORDER: Final[tuple[Action, ...]] = ("delete", "update", "insert")
 SELF_REFERENCING_ORDER: Final[tuple[Action, ...]] = ("insert", "update", "delete")
 
-REMAINING: Final = "SELECT count(*) FROM knarr.undo WHERE run_id = $1 AND mapping = $2 AND phase = $3"
-NOTE: Final = """
-INSERT INTO knarr.undone (run_id, mapping, phase, entries, kept, kept_rows, kept_checksum)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-"""
 # What the ledger says that there was to take back, and what was.
 BALANCE: Final = """
 SELECT (SELECT coalesce(sum(inserted + updated + deleted), 0)::bigint FROM knarr.ledger
@@ -65,29 +59,6 @@ class Undone(BaseModel):
     entries: int = Field(default=0, ge=0)
     kept: int = Field(default=0, ge=0)
     proof: str = ""
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One phase's undo: what every batch of it needs to know."""
-
-    connection: Connection
-    lease: Lease
-    run_id: str
-    mapping: ResolvedMapping
-    phase: str
-    limits: Limits | None
-    sql: UndoSql
-    pointing: Sequence[asyncpg.Record]
-    order: tuple[Action, ...]
-
-    @property
-    def place(self) -> tuple[str, int, str]:
-        return self.run_id, self.mapping.number, self.phase
-
-    @property
-    def step(self) -> str:
-        return f"{self.run_id}/{self.mapping.number}/{self.phase}/undo"
 
 
 async def undo_phase(
@@ -126,7 +97,7 @@ async def undo_phase(
         await before.require_same_columns(connection, run_id, mapping, columns)
         itself = await connection.fetchval(merge_sql.SELF_REFERENCING, qualified(mapping.target))
         pointing = await connection.fetch(POINTING_HERE, qualified(mapping.target))
-        work = _Work(
+        work = Work(
             connection=connection,
             lease=lease,
             run_id=run_id,
@@ -138,120 +109,58 @@ async def undo_phase(
             order=SELF_REFERENCING_ORDER if itself else ORDER,
         )
         # What a row of the table points at may be in any batch, so that such a table is taken back in one.
-        size, below, done = _END if itself else BATCH, _END, 0
-        while True:
-            async with transaction(connection, limits):
-                await step_lock(connection, work.step)
-                await fence(connection, lease)
-                entries, lowest = await _batch(work, below, size)
-            if not entries:
-                break
-            below, done = lowest, done + entries
-            on_progress(done)
+        await _take_all_back(work, _END if itself else BATCH, on_progress)
         return await _finish(work)
 
 
-async def _batch(work: _Work, below: int, size: int) -> tuple[int, int]:
-    """Takes one batch back; returns how many entries it had and the lowest of their numbers."""
-    connection, sql = work.connection, work.sql
-    await connection.execute(undo_sql.ONLY_BY_INDEX)
-    lowest: int | None = await connection.fetchval(undo_sql.LOWEST, *work.place, below, size)
-    if lowest is None:
-        return 0, below
-    await connection.execute(sql.make_batch)
-    entries: int = await connection.fetchval(sql.take, *work.place, lowest, below)
-    await connection.execute(sql.find)
-    await connection.execute(undo_sql.ANY_WAY)
-    await connection.execute(sql.plan)
-    await _decide(work, lowest)
-    planned = {row["action"]: row["rows"] for row in await connection.fetch(undo_sql.ACTIONS)}
-    kept = await connection.fetchrow(undo_sql.KEPT)
-    if kept is None:
-        raise RuntimeError("counting returned no row")
-    left_out, left_out_checksum = 0, 0
-    await connection.execute(undo_sql.ONLY_BY_INDEX)
-    for action in work.order:
-        if rows := planned.get(action):
-            row = await _act(work, action, rows)
-            if action == "insert":
-                left_out, left_out_checksum = row["left_out"], row["left_out_checksum"]
-    await connection.execute(undo_sql.ANY_WAY)
-    await connection.execute(
-        NOTE,
-        *work.place,
-        entries,
-        kept["kept"] + left_out,
-        kept["rows"] + left_out,
-        kept["checksum"] + left_out_checksum,
-    )
-    return entries, lowest
+async def _take_all_back(work: Work, size: int, on_progress: Callable[[int], None]) -> None:
+    below, done = _END, 0
+    while True:
+        entries, below = await _next_batch(work, below, size)
+        if not entries:
+            return
+        done += entries
+        on_progress(done)
 
 
-async def _decide(work: _Work, lowest: int) -> None:
-    """What somebody else has changed since stops the batch, or the decision about it goes into the audit trail."""
-    conflicts = await work.connection.fetch(undo_sql.CONFLICTS.format(shown=undo_sql.SHOWN_KEYS))
-    if not conflicts:
-        return
-    total, policy = conflicts[0]["total"], work.sql.changed_since
-    keys = "; ".join(f"{shown([row['key']], 1)} {row['conflict']}" for row in conflicts)
-    more = f" and {total - len(conflicts):,} more" if total > len(conflicts) else ""
-    found = f"{total:,} rows of {work.mapping.name} were changed by somebody else since the run wrote them"
-    if policy == "stop":
-        remaining = await work.connection.fetchval(REMAINING, *work.place)
-        untouched = f"None of these was touched, nor were {remaining:,} older changes of phase {work.phase}"
-        raise DataError(
-            f"{found}. {untouched}",
-            hint=f"look at these rows; on the target, this finds them: {_query_for_changed(work)}. "
-            f"Then there: {others.decide(work.run_id, work.mapping.name, 'keep theirs')} (or 'restore ours', which "
-            "makes them what they were before the run), and retry",
-            detail=f"{found}: {keys}{more}. {untouched}",
+async def _next_batch(work: Work, below: int, size: int) -> tuple[int, int]:
+    """One batch in one transaction; row by row where the order matters, and all that is left where that isn't enough.
+
+    Returns how many entries it had and the lowest of their numbers.
+    """
+    met: asyncpg.PostgresError | None = None
+    for entries, singly in ((size, False), (size, True), (_END, True)):
+        try:
+            async with transaction(work.connection, work.limits):
+                await step_lock(work.connection, work.step)
+                await fence(work.connection, work.lease)
+                return await take_back(work, below, entries, singly=singly)
+        except MEETING as error:
+            met = error
+        except asyncpg.ObjectNotInPrerequisiteStateError:
+            # ON CONFLICT, by which theirs are kept, can't be asked of a constraint that is deferrable.
+            if singly or work.sql.changed_since != "keep theirs":
+                raise
+    raise _in_the_way(work.mapping, met)
+
+
+def _in_the_way(mapping: ResolvedMapping, met: asyncpg.PostgresError | None) -> DataError:
+    """What of somebody else's stands in the way of rows that are to become what they were."""
+    name, table = getattr(met, "constraint_name", None) or "", getattr(met, "table_name", None) or ""
+    if isinstance(met, asyncpg.ForeignKeyViolationError) and table != mapping.target.name:
+        return pointed_at(mapping, table, name)
+    if isinstance(met, asyncpg.ForeignKeyViolationError):
+        return DataError(
+            f"rows of {mapping.name} are to become what they were; what they pointed at by foreign key {name} is gone",
+            hint="put the rows back that they point at, and retry; nothing of this batch was changed",
         )
-    what = "they stay as they are" if policy == "keep theirs" else "they become again what they were before the run"
-    place = f"{work.mapping.number}/{work.phase}/{lowest}"
-    await others.note(work.connection, work.lease, work.run_id, place, policy, f"{found}: {keys}{more}: {what}")
-
-
-def _query_for_changed(work: _Work) -> str:
-    """For people, on one line: the log's entries of the phase whose rows are not as the run left them."""
-    table = qualified(work.mapping.target)
-    found = merge_sql.row_hash(f"({table}.*)::text")
-    same_key = " AND ".join(
-        f"{table}.{quote(column.name)} = (u.key[{place}])::{column.target_type}"
-        for place, column in enumerate(work.mapping.key, start=1)
-    )
-    return (
-        f"SELECT u.operation, u.key FROM knarr.undo AS u LEFT JOIN {table} ON {same_key} "
-        f"WHERE u.run_id = {literal(work.run_id)} AND u.mapping = {work.mapping.number} "
-        f"AND u.phase = {literal(work.phase)} AND {found} IS DISTINCT FROM u.left_hash "
-        f"AND (u.operation <> 'insert' OR {found} IS NOT NULL)"
+    return DataError(
+        f"rows of {mapping.name} are to become what they were, and rows of others have their values under {name}",
+        hint="give those rows other values or take them out, and retry; nothing of this batch was changed",
     )
 
 
-async def _act(work: _Work, action: Action, rows: int) -> asyncpg.Record:
-    if action == "delete":
-        for pointing in work.pointing:
-            pairs = list(zip(pointing["columns"], pointing["referenced"], strict=True))
-            if await work.connection.fetchval(work.sql.pointed_at(pointing["referencing"], pairs)):
-                raise DataError(
-                    f"rows of {pointing['referencing']} point at rows of {work.mapping.name} that are to be taken back,"
-                    f" and its foreign key {pointing['name']} would delete or change them",
-                    hint="take those rows out or point them elsewhere, then retry; nothing of this batch was changed",
-                )
-    done = await work.connection.fetchrow(work.sql.act(action))
-    if done is None:
-        raise RuntimeError("taking rows back returned no count")
-    missed = rows - done["rows"] - (done["left_out"] if action == "insert" else 0)
-    if done["wrong"] or missed:
-        raise DataError(
-            f"{work.mapping.name}: of {rows:,} rows to {action} {missed:,} were not, and {done['wrong']:,} did not "
-            "become what they were before the run",
-            hint="a trigger, a rule or a generated column makes something else of them; nothing of this batch was "
-            "changed",
-        )
-    return done
-
-
-async def _finish(work: _Work) -> Undone:
+async def _finish(work: Work) -> Undone:
     """The end of a phase: the log is empty, the balance is right, the table is what it was; the ledger forgets it."""
     connection = work.connection
     async with transaction(connection, work.limits):

@@ -92,6 +92,12 @@ SELECT count(*) AS kept, count(before) AS rows,
   FROM pg_temp.knarr_planned WHERE conflict IS NOT NULL AND action IS NULL
 """
 
+ONE_BY_ONE: Final = "SELECT sequence, action FROM pg_temp.knarr_planned WHERE action IS NOT NULL ORDER BY sequence DESC"
+LEAVE_OUT: Final = """
+UPDATE pg_temp.knarr_planned SET action = NULL, conflict = 'in the way' WHERE sequence = ANY ($1::bigint[])
+"""
+ONE: Final = f"(SELECT * FROM {PLANNED} WHERE sequence = $1)"
+
 # `rows` done, and how many of them are not, text for text, what they were.
 DELETE: Final = """
 WITH back AS (
@@ -104,7 +110,8 @@ SELECT count(*) AS rows, 0::bigint AS wrong FROM back
 UPDATE: Final = """
 WITH back AS (
     UPDATE {table} SET {assignments}
-      FROM (SELECT part, place, before, before::{table} AS image FROM {planned} WHERE action = 'update' OFFSET 0) AS {p}
+      FROM (SELECT part, place, before, before::{table} AS image FROM {planned} AS planned
+             WHERE action = 'update' OFFSET 0) AS {p}
      WHERE {table}.ctid = {p}.place AND {table}.tableoid = {p}.part
     RETURNING ({table}.*)::text IS DISTINCT FROM {p}.before AS wrong)
 SELECT count(*) AS rows, count(*) FILTER (WHERE wrong) AS wrong FROM back
@@ -113,12 +120,12 @@ INSERT: Final = """
 WITH back AS (
     INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
     SELECT {values}
-      FROM (SELECT before::{table} AS image FROM {planned}
+      FROM (SELECT before::{table} AS image FROM {planned} AS planned
              WHERE action = 'insert' ORDER BY sequence DESC OFFSET 0) AS {p}
     {conflict}
     RETURNING ({table}.*)::text AS row),
-wrong AS (SELECT row FROM back EXCEPT ALL SELECT before FROM {planned} WHERE action = 'insert'),
-left_out AS (SELECT before FROM {planned} WHERE action = 'insert' EXCEPT ALL SELECT row FROM back)
+wrong AS (SELECT row FROM back EXCEPT ALL SELECT before FROM {planned} AS planned WHERE action = 'insert'),
+left_out AS (SELECT before FROM {planned} AS planned WHERE action = 'insert' EXCEPT ALL SELECT row FROM back)
 SELECT (SELECT count(*) FROM back) AS rows, (SELECT count(*) FROM wrong) AS wrong,
        (SELECT count(*) FROM left_out) AS left_out,
        (SELECT coalesce(sum(hashtextextended(before COLLATE "C", 0)), 0) FROM left_out) AS left_out_checksum
@@ -175,17 +182,18 @@ class UndoSql:
         """Says of each entry what is to be done, and what somebody else has done meanwhile."""
         return self._sql(PLAN, ours="TRUE" if self.changed_since == "restore ours" else "FALSE")
 
-    def act(self, action: Action) -> str:
-        """Does it, for all entries with that action."""
+    def act(self, action: Action, *, one: bool = False) -> str:
+        """Does it, for all entries with that action; or for one, whose number it binds."""
+        planned = {"planned": ONE} if one else {}
         match action:
             case "delete":
-                return self._sql(DELETE)
+                return self._sql(DELETE, **planned)
             case "update":
-                return self._sql(UPDATE)
+                return self._sql(UPDATE, **planned)
             case "insert":
                 # Another unique column may be taken by a row of theirs, which then stays.
-                conflict = "ON CONFLICT DO NOTHING" if self.changed_since == "keep theirs" else ""
-                return self._sql(INSERT, conflict=conflict)
+                skips = self.changed_since == "keep theirs" and not one
+                return self._sql(INSERT, conflict="ON CONFLICT DO NOTHING" if skips else "", **planned)
 
     def pointed_at(self, referencing: str, pairs: Sequence[tuple[str, str]]) -> str:
         """Whether rows of another table point at rows that are to be deleted."""

@@ -32,7 +32,7 @@ from temporalio.worker import Interceptor as WorkerInterceptor
 import worker
 from activities import context
 from knarr.audit import chain
-from knarr.postgres import copy, ledger, merge, sequences, stream, undo
+from knarr.postgres import copy, ledger, merge, sequences, stream, undo, undo_batch
 from knarr.process import run_and_exit
 from workflows import policies
 
@@ -137,9 +137,9 @@ def make_places_in_merges() -> None:
     merge.merge_partition = after(merge.merge_partition, lambda *_, **__: "after COMMIT")  # type: ignore[assignment]
     changing = before(merge.change_rows, "rows staged")
     merge.change_rows = after(changing, lambda *_, **__: "rows merged")  # type: ignore[assignment]
-    batch = before(undo._batch, "undo batch begun")
-    undo._batch = after(batch, lambda *_: "undo batch done")  # type: ignore[assignment]
-    undo._decide = after(undo._decide, lambda *_: "undo batch planned")  # type: ignore[assignment]
+    batch = before(undo_batch.take_back, "undo batch begun")
+    undo.take_back = after(batch, lambda *_, **__: "undo batch done")  # type: ignore[assignment, attr-defined]
+    undo_batch._decide = after(undo_batch._decide, lambda *_: "undo batch planned")  # type: ignore[assignment]
     undo._finish = before(undo._finish, "undo log empty")  # type: ignore[assignment]
 
 
