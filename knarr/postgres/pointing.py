@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import Final
 
+import asyncpg
+
 from knarr.errors import DataError
 from knarr.plan.resolved import ResolvedMapping
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.session import Connection
 
-# Of other tables TRUNCATE refuses them; DELETE may cascade through them, also through one of the table's own.
+# Of other tables TRUNCATE refuses them; DELETE may cascade through them, also through one of the table's own. One may
+# also point at a part of it alone.
 POINTING_HERE: Final = """
 SELECT conrelid::regclass::text AS referencing, c.conname AS name, c.conrelid = c.confrelid AS itself,
+       CASE WHEN c.confrelid <> to_regclass($1) THEN c.confrelid END AS part,
        confdeltype::text IN ('c', 'n', 'd') AS changes_rows,
        (SELECT array_agg(a.attname ORDER BY k.place)
           FROM unnest(c.conkey) WITH ORDINALITY AS k (number, place)
@@ -19,7 +23,8 @@ SELECT conrelid::regclass::text AS referencing, c.conname AS name, c.conrelid = 
           FROM unnest(c.confkey) WITH ORDINALITY AS k (number, place)
           JOIN pg_attribute a ON (a.attrelid, a.attnum) = (c.confrelid, k.number)) AS referenced
   FROM pg_constraint c
- WHERE c.contype = 'f' AND c.confrelid = to_regclass($1)
+ WHERE c.contype = 'f' AND c.conparentid = 0
+   AND (c.confrelid = to_regclass($1) OR c.confrelid IN (SELECT relid FROM pg_partition_tree(to_regclass($1))))
 """
 # A row elsewhere whose transaction is not over can't be seen, but its foreign key has locked the row that it points at.
 # That lock is waited for here, before anybody looks; the DELETE would wait for it too, and then cascade.
@@ -44,8 +49,7 @@ async def refuse_changes_elsewhere(
     if changing:
         await connection.execute(LOCK_DOOMED.format(table=table, doomed=doomed), *arguments)
     for row in changing:
-        pairs = zip(row["columns"], row["referenced"], strict=True)
-        joined = " AND ".join(f"r.{quote(own)} = t.{quote(other)}" for own, other in pairs)
+        joined = pointing(row, "r", "t")
         stays = STAYS.format(table=table, doomed=doomed) if row["itself"] else "TRUE"
         query = (
             f"SELECT EXISTS (SELECT FROM {row['referencing']} AS r JOIN {table} AS t ON {joined} "
@@ -53,6 +57,16 @@ async def refuse_changes_elsewhere(
         )
         if await connection.fetchval(query, *arguments):
             raise pointed_at(mapping, row["referencing"], row["name"], cascades=True)
+
+
+def pointing(row: asyncpg.Record, referencing: str, table: str) -> str:
+    """The condition on two rows, quoted and called so, under which one points at the other by that foreign key."""
+    pairs = zip(row["columns"], row["referenced"], strict=True)
+    joined = [f"{referencing}.{quote(own)} = {table}.{quote(other)}" for own, other in pairs]
+    if row["part"]:
+        parts = f"SELECT relid FROM pg_partition_tree({row['part']}::oid::regclass)"
+        joined.append(f"{table}.tableoid IN ({parts})")
+    return " AND ".join(joined)
 
 
 def pointed_at(mapping: ResolvedMapping, referencing: str, name: str, *, cascades: bool = False) -> DataError:

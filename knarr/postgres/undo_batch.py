@@ -18,9 +18,9 @@ from knarr.postgres import merge_sql, others, undo_sql
 from knarr.postgres.identifiers import literal, qualified, quote
 from knarr.postgres.lease import Lease
 from knarr.postgres.merge import shown
-from knarr.postgres.pointing import pointed_at
+from knarr.postgres.pointing import pointed_at, pointing
 from knarr.postgres.session import Connection
-from knarr.postgres.undo_sql import Action, UndoSql
+from knarr.postgres.undo_sql import POINTS, Action, UndoSql
 from knarr.wording import counted
 
 # What another order of the changes may avoid.
@@ -141,6 +141,7 @@ async def _one_by_one(work: Work, lowest: int) -> tuple[int, int]:
             await _note(work, f"in the way/{lowest}", f"{about}: {why}")
             break
         pending = waiting
+    await connection.execute(work.sql.note_writers, *work.place)
     return 0, 0
 
 
@@ -206,8 +207,8 @@ def _changed_rows(work: Work) -> str:
 async def _refuse_cascades(work: Work) -> None:
     """The rows are locked since they were found, so nobody can come to point at one of them after this."""
     for row in work.pointing:
-        pairs = list(zip(row["columns"], row["referenced"], strict=True))
-        if await work.connection.fetchval(work.sql.pointed_at(row["referencing"], pairs)):
+        joined = pointing(row, POINTS, qualified(work.mapping.target))
+        if await work.connection.fetchval(work.sql.pointed_at(row["referencing"], joined)):
             raise pointed_at(work.mapping, row["referencing"], row["name"], cascades=True)
 
 

@@ -18,6 +18,7 @@ Action = Literal["delete", "update", "insert"]
 BATCH: Final = "pg_temp.knarr_batch"
 FOUND: Final = "pg_temp.knarr_found"
 PLANNED: Final = "pg_temp.knarr_planned"
+POINTS: Final = '"knarr referencing"'
 SHOWN_KEYS: Final = 20
 
 COLUMNS: Final = """
@@ -96,6 +97,17 @@ ONE_BY_ONE: Final = "SELECT sequence, action FROM pg_temp.knarr_planned WHERE ac
 LEAVE_OUT: Final = """
 UPDATE pg_temp.knarr_planned SET action = NULL, conflict = 'in the way' WHERE sequence = ANY ($1::bigint[])
 """
+# A row that was written in a savepoint shows the savepoint's own transaction, which is later than the one around it. It
+# is to be known for the run's, as that of the whole batch is.
+NOTE_WRITERS: Final = """
+INSERT INTO knarr.undone (run_id, mapping, phase, xid, entries, kept, kept_rows, kept_checksum)
+SELECT DISTINCT $1::text, $2::integer, $3::text,
+       (top.id + (({table}.xmin::text::bigint - top.id) & 4294967295))::text::xid8, 0, 0, 0, 0
+  FROM (SELECT pg_current_xact_id()::text::bigint AS id) AS top, {planned} AS planned
+  JOIN {batch} AS {b} USING (sequence) JOIN {table} ON {same_key}
+ WHERE planned.action IN ('update', 'insert')
+    ON CONFLICT DO NOTHING
+"""
 ONE: Final = f"(SELECT * FROM {PLANNED} WHERE sequence = $1)"
 
 # `rows` done, and how many of them are not, text for text, what they were.
@@ -134,7 +146,7 @@ SELECT (SELECT count(*) FROM back) AS rows, (SELECT count(*) FROM wrong) AS wron
 POINTED_AT: Final = """
 SELECT EXISTS (SELECT FROM {planned} AS {p}
                  JOIN {table} ON {table}.ctid = {p}.place AND {table}.tableoid = {p}.part
-                 JOIN {referencing} AS "knarr referencing" ON {pointing}
+                 JOIN {referencing} AS {points} ON {pointing}
                 WHERE {p}.action = 'delete')
 """
 
@@ -195,11 +207,14 @@ class UndoSql:
                 skips = self.changed_since == "keep theirs" and not one
                 return self._sql(INSERT, conflict="ON CONFLICT DO NOTHING" if skips else "", **planned)
 
-    def pointed_at(self, referencing: str, pairs: Sequence[tuple[str, str]]) -> str:
-        """Whether rows of another table point at rows that are to be deleted."""
-        table = qualified(self.mapping.target)
-        pointing = " AND ".join(f'"knarr referencing".{quote(own)} = {table}.{quote(other)}' for own, other in pairs)
-        return self._sql(POINTED_AT, referencing=referencing, pointing=pointing)
+    @property
+    def note_writers(self) -> str:
+        """Notes the savepoints that have written rows; binds run, mapping and phase."""
+        return self._sql(NOTE_WRITERS)
+
+    def pointed_at(self, referencing: str, pointing: str) -> str:
+        """Whether rows of another table, called `POINTS`, point at rows that are to be deleted."""
+        return self._sql(POINTED_AT, referencing=referencing, points=POINTS, pointing=pointing)
 
     def _sql(self, template: str, **more: str) -> str:
         mapping, table = self.mapping, qualified(self.mapping.target)

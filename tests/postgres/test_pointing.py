@@ -6,6 +6,9 @@ import pytest
 
 from knarr.errors import DataError
 from knarr.plan.resolved import ResolvedMapping
+from knarr.postgres.pointing import refuse_changes_elsewhere
+from tests.postgres.occupied import TAKEN as TAKEN_OCCUPIED
+from tests.postgres.occupied import Occupied, merging
 from tests.postgres.specimens import Run, column, mapping
 from tests.postgres.test_remove import ORDER, ids, remove
 from tests.postgres.test_remove_others import take_back
@@ -73,3 +76,59 @@ async def test_rows_of_the_run_that_point_at_each_other_go_together(run: Run) ->
     assert await remove(run, "everyone", PARENTS) == 23
     assert await remove(run, "canary", PARENTS) == 7
     assert await ids(run) == []
+
+
+PARTED = """
+CREATE TABLE public.taken (id integer PRIMARY KEY, name text) PARTITION BY RANGE (id);
+CREATE TABLE public.low PARTITION OF public.taken FOR VALUES FROM (0) TO (10);
+CREATE TABLE public.high PARTITION OF public.taken FOR VALUES FROM (10) TO (1000)
+"""
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "NO ACTION"])
+async def test_a_foreign_key_may_point_at_a_part_alone(action: str, run: Run) -> None:
+    await filled(run, ITEM, ["everyone"], PARTED)
+    await run.target.execute(CHILD.replace("public.taken ON", "public.low (id) ON").format(action))
+    await run.target.execute("INSERT INTO public.child VALUES (1, 7)")
+
+    with pytest.raises(DataError, match=r"rows of child point at rows of public\.taken"):
+        await remove(run, "everyone", ITEM)
+
+    assert await run.target.fetchval("SELECT taken FROM public.child") == 7
+    await run.target.execute("DELETE FROM public.child")
+    assert await remove(run, "everyone", ITEM) == 30
+
+
+async def test_it_does_not_point_at_what_lies_in_the_other_parts(run: Run) -> None:
+    """The key of the part alone is unique there, and may be that of a row elsewhere."""
+    parts = PARTED.replace("id integer PRIMARY KEY", "id integer, half integer").replace("RANGE (id)", "RANGE (half)")
+    await filled(run, ITEM, [], f"{parts}; ALTER TABLE public.low ADD PRIMARY KEY (id)")
+    await run.target.execute(CHILD.replace("public.taken ON", "public.low (id) ON").format("CASCADE"))
+    await run.target.execute(
+        "INSERT INTO public.taken (id, half) VALUES (7, 1), (7, 20); INSERT INTO public.child VALUES (1, 7)"
+    )
+
+    await refuse_changes_elsewhere(run.target, ITEM, "t.half = 20", [])
+    with pytest.raises(DataError):
+        await refuse_changes_elsewhere(run.target, ITEM, "t.half = 1", [])
+
+
+async def test_an_undo_sees_a_foreign_key_that_points_at_a_part_alone(occupied: Occupied) -> None:
+    parted = TAKEN_OCCUPIED.replace("STORED);", "STORED) PARTITION BY RANGE (id);").replace(
+        "INSERT INTO", "CREATE TABLE public.low PARTITION OF public.taken FOR VALUES FROM (0) TO (1000); INSERT INTO"
+    )
+    parted = parted.replace("GENERATED ALWAYS AS IDENTITY ", "").replace(
+        "SELECT setval('public.taken_id_seq', 100);", ""
+    )
+    item = merging()
+    await occupied.prepare(item, target=parted)
+    await occupied.move(item)
+    await occupied.somebody(
+        "CREATE TABLE public.child (id integer, taken bigint REFERENCES public.low (id) ON DELETE CASCADE);"
+        "INSERT INTO public.child VALUES (1, 140)"
+    )
+
+    with pytest.raises(DataError, match="would delete or change them"):
+        await occupied.undo(item)
+
+    assert await occupied.target.fetchval("SELECT count(*) FROM public.child") == 1

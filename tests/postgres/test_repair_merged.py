@@ -158,7 +158,7 @@ async def test_what_others_put_into_a_column_that_is_not_carried_still_stops_an_
     body = (await chain.read(occupied.target, "run-1"))[-1].body
     assert "; 1 hold values of others in columns that are not carried: an undo will stop at them" in body
     assert "; 1 are not as the run had left them, and an undo will not stop at them" in body
-    with pytest.raises(DataError, match=r"1 rows of .* since the run wrote them\. None") as stopped:
+    with pytest.raises(DataError, match=r"1 row of .* since the run wrote them\. None") as stopped:
         await occupied.undo(item)
     assert "since the run wrote them: (80) changed. None" in stopped.value.detail
     undone = await occupied.undo(item, changed_since="restore ours")

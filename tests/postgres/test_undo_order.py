@@ -28,6 +28,7 @@ UPDATE public.given SET email = 'new' WHERE id = 1;
 UPDATE public.given SET email = 'e1' WHERE id = 39;
 INSERT INTO public.given VALUES (41, 'e39', 39);
 """
+OTHERS = "knarr.is_others(t.xmin, b.snapshot, ARRAY(SELECT xid FROM knarr.undone))"
 BEFORE = [(n, f"e{n}") for n in range(1, ROWS + 1)]
 ITSELF = "ALTER TABLE public.taken ADD FOREIGN KEY (parent) REFERENCES public.taken"
 
@@ -60,6 +61,8 @@ async def test_values_that_rows_have_handed_on_go_back_the_way_they_came(occupie
     assert await occupied.rows("id, email") == BEFORE
     assert undone.entries == 3
     assert undone.proof.endswith("as it must be")
+    others = "SELECT count(*) FROM public.taken AS t, knarr.table_before AS b WHERE " + OTHERS
+    assert await occupied.target.fetchval(others) == 0
 
 
 async def test_so_they_do_in_a_table_that_points_at_itself(occupied: Occupied) -> None:
