@@ -6,19 +6,20 @@ what the table must hold is known at every checkpoint without another look at it
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from knarr.errors import DataError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres import sequences
+from knarr.postgres import others, sequences
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.lease import Lease, fence, step_lock
 from knarr.postgres.merge_sql import OURS, row_hash
 from knarr.postgres.session import Connection
 from knarr.postgres.transactions import transaction
-from knarr.postgres.undo_sql import COLUMNS, TableColumn
+from knarr.postgres.undo_sql import COLUMNS, ChangedSince, TableColumn
+from knarr.wording import counted
 
 OF_THE_RUN: Final = ""  # the phase under which positions of sequences from before the run stand
 
@@ -53,7 +54,11 @@ SELECT count(*) FILTER (WHERE others) AS others, count(*) FILTER (WHERE NOT othe
 
 OWNED_SEQUENCES: Final = """
 SELECT a.attname AS column, quote_ident(n.nspname) || '.' || quote_ident(s.relname) AS sequence,
-       q.seqincrement AS increment, q.seqcache AS cache
+       q.seqincrement AS increment, q.seqcache AS cache,
+       EXISTS (SELECT FROM pg_depend e JOIN pg_attrdef f ON f.oid = e.objid
+                WHERE e.classid = 'pg_attrdef'::regclass
+                  AND (e.refclassid, e.refobjid) = ('pg_class'::regclass, s.oid)
+                  AND (f.adrelid, f.adnum) <> (d.refobjid, d.refobjsubid)) AS shared
   FROM pg_depend d
   JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
   JOIN pg_namespace n ON n.oid = s.relnamespace
@@ -66,6 +71,15 @@ SELECT a.attname AS column, quote_ident(n.nspname) || '.' || quote_ident(s.relna
 FURTHEST_OF_OTHERS: Final = f"""
 SELECT {{furthest}}({{column}})::bigint FROM {{table}} WHERE knarr.is_others(xmin, {SINCE}, {OURS})
 """
+
+ONE_BY_ONE: Final = "can't be proved as a whole: every row of the undo log was, one by one"
+
+
+class Proof(NamedTuple):
+    """What a table was found to hold, for people, and whether that proves it as a whole."""
+
+    whole: bool
+    said: str
 
 
 async def read_columns(connection: Connection, mapping: ResolvedMapping) -> list[TableColumn]:
@@ -117,15 +131,18 @@ async def require_same_columns(
         )
 
 
-async def prove(connection: Connection, run_id: str, mapping: ResolvedMapping, phase: str) -> str:
-    """Holds the table against what it must be once the phase is taken back; says for people what was found.
+async def prove(
+    connection: Connection, run_id: str, mapping: ResolvedMapping, phase: str, decided: ChangedSince = "stop"
+) -> Proof:
+    """Holds the table against what it must be once the phase is taken back.
 
     Called in the transaction that ends the phase's undo, while the ledger still has its rows. Where somebody else has
     written meanwhile, their rows are left out of the sum; where they changed rows that the run never touched, the table
-    as a whole can't be proved, and that is what this says.
+    as a whole can't be proved, and that is what this says. Rows that they deleted leave no sign: then it takes a
+    decision about rows of others.
 
     Raises:
-        DataError: it holds something else, and there is no sign of anybody else.
+        DataError: it holds something else, there is no sign of anybody else, and nothing was decided.
     """
     expected = await connection.fetchrow(EXPECTED, run_id, mapping.number, phase)
     if expected is None:
@@ -135,34 +152,35 @@ async def prove(connection: Connection, run_id: str, mapping: ResolvedMapping, p
         raise RuntimeError("counting returned no row")
     wanted: tuple[int, Decimal] = expected["rows"], expected["checksum"]
     if (found["rows"], found["checksum"]) == wanted:
-        return f"{wanted[0]:,} rows with checksum {wanted[1]}, as it must be"
+        return Proof(whole=True, said=f"{wanted[0]:,} rows with checksum {wanted[1]}, as it must be")
     apart = await connection.fetchrow(_sql(FOUND_APART, mapping), run_id, mapping.number)
     if apart is None:
         raise RuntimeError("counting returned no row")
     if (apart["rows"], apart["checksum"]) == wanted:
-        return (
-            f"{wanted[0]:,} rows with checksum {wanted[1]}, as it must be, "
-            f"and {apart['others']:,} rows that somebody else has written since"
-        )
+        said = f"{wanted[0]:,} rows with checksum {wanted[1]}, as it must be"
+        return Proof(whole=True, said=f"{said}, and {apart['others']:,} rows that somebody else has written since")
     figures = (
         f"{found['rows']:,} rows with checksum {found['checksum']}, expected {wanted[0]:,} with checksum {wanted[1]}"
     )
     if apart["others"] or expected["others"]:
-        return (
-            f"{figures}; somebody else has written meanwhile ({apart['others'] + expected['others']:,} rows of theirs "
-            "were met), so the table can't be proved as a whole: every row of the undo log was, one by one"
-        )
+        met = counted(apart["others"] + expected["others"], "row")
+        said = f"{figures}; somebody else has written meanwhile ({met} of theirs met), so the table {ONE_BY_ONE}"
+        return Proof(whole=False, said=said)
+    if decided != "stop":
+        return Proof(whole=False, said=f"{figures}; '{decided}' was decided, and the table {ONE_BY_ONE}")
     raise DataError(
         f"{mapping.name} is not what it was: it holds {figures}",
-        hint="if somebody has deleted rows of it during the run, that is why: skip with that reason; else do not "
-        "release the run, and compare the table with a backup",
+        hint="if somebody has deleted rows of it during the run, that is why: on the target: "
+        f"{others.decide(run_id, mapping.name, 'keep theirs')}, and retry; else do not release the run, and compare "
+        "the table with a backup",
     )
 
 
 async def put_sequences_back(connection: Connection, run_id: str, mapping: ResolvedMapping) -> list[str]:
     """Puts the sequences of the table's columns back to where they stood before the run, within its last undo.
 
-    Not one that somebody else has drawn from since: theirs would be given out twice.
+    Not one that somebody else has drawn from since, or may have for another table or from a session's cache: theirs
+    would be given out twice.
 
     Returns:
         Names of the sequences that were left where they are.
@@ -181,7 +199,7 @@ async def put_sequences_back(connection: Connection, run_id: str, mapping: Resol
         )
         theirs: int | None = await connection.fetchval(query, run_id, mapping.number)
         drawn = theirs is not None and (theirs - before.next(increment)) * increment >= 0
-        if drawn or row["cache"] > 1:
+        if drawn or row["shared"] or row["cache"] > 1:
             left.append(name)
         else:
             await sequences.put(connection, name, before)

@@ -175,7 +175,7 @@ async def _finish(work: Work) -> Undone:
                 f"{balance['entries']:,} of them",
                 hint="the log was dropped, or somebody has written to knarr.undo: restore the rest from a backup",
             )
-        proof = await before.prove(connection, work.run_id, work.mapping, work.phase)
+        proof = await before.prove(connection, work.run_id, work.mapping, work.phase, work.sql.changed_since)
         await connection.execute(REMEMBER_OTHERS, *work.place, balance["kept"])
         await connection.execute(FINISH, *work.place)
         await connection.execute(ledger.DELETE_PHASE, *work.place)
@@ -183,8 +183,8 @@ async def _finish(work: Work) -> Undone:
         if await connection.fetchval(IS_LAST, work.run_id, work.mapping.number):
             left = await before.put_sequences_back(connection, work.run_id, work.mapping)
         kept = f"; {balance['kept']:,} rows of others kept" if balance["kept"] else ""
-        stay = f"; sequences that others have drawn from stay: {', '.join(left)}" if left else ""
-        summary = f"{balance['entries']:,} changes taken back{kept}; the table holds {proof}{stay}"
+        stay = f"; sequences that others may have drawn from stay: {', '.join(left)}" if left else ""
+        summary = f"{balance['entries']:,} changes taken back{kept}; the table holds {proof.said}{stay}"
         body = {
             "step": f"take back the rows of {work.mapping.name}",
             "outcome": "done",
@@ -194,4 +194,4 @@ async def _finish(work: Work) -> Undone:
         }
         key = f"remove {work.mapping.number}/{work.phase}/epoch {work.lease.epoch}"
         await chain.append(connection, work.run_id, key, "compensation", body)
-    return Undone(entries=balance["entries"], kept=balance["kept"], proof=proof)
+    return Undone(entries=balance["entries"], kept=balance["kept"], proof=proof.said)

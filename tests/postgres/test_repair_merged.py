@@ -70,7 +70,7 @@ async def test_a_row_that_the_merge_had_no_need_to_change_comes_back_as_others_h
         (60, "x", None, "theirs", None) if row[0] == 60 else row for row in rows if row[0] != 61
     ]
     assert "can't be proved as a whole" in undone.proof
-    assert "2 rows of theirs were met" in undone.proof
+    assert "2 rows of theirs met" in undone.proof
 
 
 async def test_what_others_have_put_in_again_goes_and_what_was_before_the_run_comes_back(occupied: Occupied) -> None:

@@ -184,7 +184,7 @@ async def test_a_row_that_they_changed_before_we_did_comes_back_as_theirs(occupi
     undone = await occupied.undo(item)
 
     assert await occupied.rows("id, name, note", "id = 80") == [(80, "old 80", "busy")]
-    assert "(1 rows of theirs were met)" in undone.proof
+    assert "(1 row of theirs met)" in undone.proof
 
 
 async def test_a_lost_row_without_anybody_to_explain_it_is_a_finding_with_both_figures(occupied: Occupied) -> None:
@@ -199,6 +199,10 @@ async def test_a_lost_row_without_anybody_to_explain_it_is_a_finding_with_both_f
 
     assert list(await ledger.phase_totals(occupied.target, occupied.run.run_id, 0)) == ["all"]
     assert await occupied.log() == {}
+    await occupied.somebody("SELECT knarr.decide('run-1', 'public.taken', 'keep theirs', 'ann', 'they deleted it')")
+    undone = await occupied.undo(item, raised=False)
+    assert "'keep theirs' was decided, and the table can't be proved as a whole" in undone.proof
+    assert await ledger.phase_totals(occupied.target, occupied.run.run_id, 0) == {}
 
 
 async def test_a_changed_value_without_anybody_to_explain_it_is_a_finding(occupied: Occupied) -> None:
