@@ -25,6 +25,9 @@ RAISE_AGAIN: Final = Compensation(activity="raise_epoch", summary="fence off all
 # What passes by itself is tried again without a person, who is told meanwhile.
 TRY_AGAIN: Final = timedelta(minutes=1)
 
+# Runs of before gave their lease up for none, when the alias led elsewhere as they raised.
+LEASE_IS_KEPT: Final = "a raise that finds no lease leaves the run its own"
+
 REFUSED: Final = ("ClaimRefused", "SurveyRefused")
 
 
@@ -109,7 +112,7 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
             await _attempt(conduct, compensation)
             _forget_rows(conduct, step, compensation)
             return
-        except ActivityError as error:
+        except (ActivityError, ApplicationError) as error:
             kind, reason = what_failed(error)
         if kind == "LostLease" and not raised_again:
             # A raise whose answer was lost came late and took the epoch along: take the lease up where it is now.
@@ -140,6 +143,9 @@ async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
         raised = await workflow.execute_activity(
             raise_epoch, RunInput(run=conduct.run), summary=compensation.summary, **COMPENSATION
         )
+        if raised.lease is None and conduct.run.lease is not None and workflow.patched(LEASE_IS_KEPT):
+            # A worker of before says so; the others fail. Without its lease the run could take nothing back any more.
+            raise ApplicationError(f"the raise found no lease on {conduct.run.target}; is the alias the run's?")
         conduct.run = conduct.run.model_copy(update={"lease": raised.lease})
         return
     await workflow.execute_activity(

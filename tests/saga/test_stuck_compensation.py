@@ -119,3 +119,26 @@ async def test_a_run_that_takes_itself_back_is_not_interrupted_either(scene: Sce
     assert isinstance(failed.value.cause, ApplicationError)
     assert failed.value.cause.type == "MigrationRolledBack"
     assert dump(second_cluster, scene.target_dsn) == before
+
+
+async def test_a_raise_that_finds_no_lease_is_retried_until_the_alias_is_right_again(
+    scene: Scene, second_cluster: Cluster
+) -> None:
+    before = dump(second_cluster, scene.target_dsn)
+    async with scene.worker():
+        handle = await scene.start(pause_before=["verify"])
+        await scene.until(handle, "paused")
+        # As if the alias led to a server without Knarr for a moment.
+        await run_script(scene.target_dsn, "ALTER SCHEMA knarr RENAME TO knarr_elsewhere")
+        await scene.order(handle, "abort")
+        status = await scene.until(handle, "waiting for a person")
+        assert "fence off all that was writing: the database that shop leads to now does not know" in status.message
+        assert "is the alias the run's?" in status.message
+        await run_script(scene.target_dsn, "ALTER SCHEMA knarr_elsewhere RENAME TO knarr")
+        await scene.order(handle, "retry", "the alias is right again")
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+    assert isinstance(failed.value.cause, CancelledError)
+    assert dump(second_cluster, scene.target_dsn) == before
+    assert await scene.in_target("SELECT count(*) FROM knarr.claim") == 0
+    assert await scene.in_target("SELECT count(*) FROM knarr.audit WHERE body LIKE '%the alias is right again%'") == 1
