@@ -4,7 +4,7 @@ from typing import get_args
 
 from temporalio import activity
 
-from activities.context import target_of, working
+from activities.context import led_elsewhere, target_of, working
 from activities.models import ClaimInput, ClaimResult, CompensationInput, EndInput, StepResult
 from knarr.audit import chain
 from knarr.errors import PlanError
@@ -48,6 +48,8 @@ async def _release(given: EndInput) -> StepResult:
     run = given.run
     async with working("release", run, undoing=given.state != "completed"), target_of(run) as target:
         if not await runs.holds_lease(target, run.run_id):
+            if run.lease is not None and not await runs.is_known(target, run.run_id):
+                raise led_elsewhere(run)
             # The claim may still be under way in an activity that was given up; it must not arrive after this.
             await schema.install(target)
             if await lease.give_up_claim(target, run.run_id) or not await runs.holds_lease(target, run.run_id):

@@ -78,6 +78,17 @@ def lease_of(run: RunContext) -> Lease:
     return run.lease
 
 
+def led_elsewhere(run: RunContext) -> PlanError:
+    """The error for a target that does not know a run which holds a lease: a worker with another address, a failover to
+
+    a server without Knarr. Nothing may be undone there, and nothing taken for undone.
+    """
+    return PlanError(
+        f"the database that {run.target} leads to now does not know run {run.run_id}, which holds a lease on another",
+        hint=f"is the alias the run's? Let {run.target} lead to the database that the run has written to, then retry",
+    )
+
+
 @asynccontextmanager
 async def working(
     step: str,

@@ -2,7 +2,7 @@
 
 from temporalio import activity
 
-from activities.context import target_of, working
+from activities.context import led_elsewhere, target_of, working
 from activities.models import RaiseResult, RunContext, RunInput
 from knarr.errors import PlanError
 from knarr.postgres import lease, runs
@@ -25,18 +25,11 @@ async def raise_epoch(given: RunInput) -> RaiseResult:
 
 
 async def _no_lease(target: Connection, run: RunContext) -> PlanError:
-    """Why there is nothing to raise where the run has a lease, and what to do: somebody has ended the run, or the
-
-    alias leads elsewhere (a worker with another address, a failover to a server without Knarr), where nothing may be
-    undone and nothing taken for undone.
-    """
+    """Why there is nothing to raise where the run has a lease: somebody ended the run, or this is another target."""
     if await runs.is_known(target, run.run_id):
         return PlanError(
             f"run {run.run_id} has been ended on {run.target}, not by its workflow: its lease there is released",
             hint=f"see knarr report {run.run_id}; its workflow has nothing left to do: "
             f"temporal workflow terminate -w {run.run_id}",
         )
-    return PlanError(
-        f"the database that {run.target} leads to now does not know run {run.run_id}, which holds a lease on another",
-        hint=f"is the alias the run's? Let {run.target} lead to the database that the run has written to, then retry",
-    )
+    return led_elsewhere(run)

@@ -1,4 +1,4 @@
-"""The raise before every undoing: where it finds no lease, the run keeps its own and a person is told what to do."""
+"""The raise before every undoing, the release after it: where they find no lease, a person is told what to do."""
 
 from collections.abc import AsyncIterator
 
@@ -7,7 +7,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities import context
-from activities.models import RaiseResult, RunContext, RunInput
+from activities.claim import release_target
+from activities.models import CompensationInput, RaiseResult, RunContext, RunInput, StepResult
 from activities.undo import raise_epoch
 from knarr.postgres import lease
 from knarr.postgres.session import Connection, Pools, connect
@@ -30,10 +31,19 @@ async def run(source_dsn: str, target_dsn: str, monkeypatch: pytest.MonkeyPatch)
     await pools.close()
 
 
+def about(run: Run, target: str, held: bool) -> RunContext:
+    return RunContext(run_id=run.run_id, plan="p", source="legacy", target=target, lease=run.lease if held else None)
+
+
 async def raised(run: Run, *, target: str = "shop", held: bool = True) -> RaiseResult:
-    about = RunContext(run_id=run.run_id, plan="p", source="legacy", target=target, lease=run.lease if held else None)
-    result: RaiseResult = await ActivityEnvironment().run(raise_epoch, RunInput(run=about))
+    result: RaiseResult = await ActivityEnvironment().run(raise_epoch, RunInput(run=about(run, target, held)))
     return result
+
+
+async def released(run: Run, *, target: str = "shop", held: bool = True) -> int:
+    given = CompensationInput(run=about(run, target, held), mapping=-1, phase="", name="aborted")
+    result: StepResult = await ActivityEnvironment().run(release_target, given)
+    return result.count
 
 
 async def test_the_epoch_goes_up(run: Run) -> None:
@@ -58,3 +68,15 @@ async def test_a_run_that_somebody_has_ended_is_told_so(run: Run) -> None:
     with pytest.raises(ApplicationError, match="has been ended on shop, not by its workflow") as failed:
         await raised(run)
     assert "temporal workflow terminate -w run-1" in failed.value.message
+
+
+async def test_no_run_is_closed_where_it_is_not_known(run: Run) -> None:
+    with pytest.raises(ApplicationError, match="is the alias the run's"):
+        await released(run, target="elsewhere")
+    assert not await run.source.fetchval("SELECT to_regnamespace('knarr') IS NOT NULL"), "installed in a wrong database"
+    assert await released(run) == 1
+    assert await released(run) == 0, "a retry"
+
+
+async def test_a_run_that_claimed_nothing_is_closed_wherever_it_is(run: Run) -> None:
+    assert await released(run, target="elsewhere", held=False) == 0
