@@ -25,6 +25,11 @@ RAISE_AGAIN: Final = Compensation(activity="raise_epoch", summary="fence off all
 # What passes by itself is tried again without a person, who is told meanwhile.
 TRY_AGAIN: Final = timedelta(minutes=1)
 
+# Why a person may retry these and not skip them.
+NO_SKIP_OF_RAISE: Final = "without the raise what is still at work somewhere could write after it"
+NO_SKIP_OF_NAMES: Final = "without the names of its mappings the run does not know what the checkpoint keeps"
+NO_SKIP_OF_CLOSING: Final = "until the record is closed the run holds its tables, and no other may have them"
+
 # Runs of before gave their lease up for none, when the alias led elsewhere as they raised.
 LEASE_IS_KEPT: Final = "a raise that finds no lease leaves the run its own"
 
@@ -94,7 +99,9 @@ async def _recall(conduct: Conduct, turn: Turn) -> None:
         if turn.to == "start":
             workflow.logger.error("the survey could not be recalled: %s", reason)
             return
-        await conduct.ask_a_person(f"can't go back to checkpoint {turn.to}: {reason}", again_after=TRY_AGAIN)
+        await conduct.ask_a_person(
+            f"can't go back to checkpoint {turn.to}: {reason}", again_after=TRY_AGAIN, no_skip=NO_SKIP_OF_NAMES
+        )
 
 
 async def compensate(conduct: Conduct, step: str, compensation: Compensation) -> None:
@@ -111,6 +118,7 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
         try:
             await _attempt(conduct, compensation)
             _forget_rows(conduct, step, compensation)
+            conduct.controls.passed()
             return
         except (ActivityError, ApplicationError) as error:
             kind, reason = what_failed(error)
@@ -121,10 +129,11 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
             continue
         again_after = TRY_AGAIN if kind == "TransientError" else None
         answer = await conduct.ask_a_person(
-            f"can't take back: {compensation.summary}: {reason}", again_after=again_after
+            f"can't take back: {compensation.summary}: {reason}",
+            again_after=again_after,
+            no_skip=NO_SKIP_OF_RAISE if raising else "",
         )
         if answer == "skip" and not raising:
-            # Without the raise nothing would be fenced, so that one can't be skipped.
             conduct.skipped.append(compensation.summary)
             return
 
@@ -190,7 +199,7 @@ async def _insist(conduct: Conduct, work: Callable[[], Awaitable[None]]) -> None
         except ActivityError as error:
             _, reason = what_failed(error)
         problem = f"all is moved and verified, but the record can't be closed: {reason}"
-        await conduct.ask_a_person(problem, again_after=TRY_AGAIN)
+        await conduct.ask_a_person(problem, again_after=TRY_AGAIN, no_skip=NO_SKIP_OF_CLOSING)
         conduct.view.show("completed", step="closing the record")
 
 

@@ -1,6 +1,7 @@
 """How a run is conducted: its state in one place, and the few things that every part of the saga does with it."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
@@ -47,7 +48,11 @@ class Conduct(Beside):
         run = before.run if before else run
         self.settings = before.settings if before else settings
         self.saga = Saga(before.saga if before else SagaState(), is_over=self._turns_back)
-        controls = Controls(paused=bool(before and before.paused), decided=before.decided if before else 0)
+        controls = Controls(
+            paused=bool(before and before.paused),
+            decided=before.decided if before else 0,
+            stops=before.stops if before else 0,
+        )
         started_at = before.started_at if before else workflow.info().start_time
         super().__init__(run, controls, View(run, started_at, [phase.name for phase in self.settings.phases]))
         self.pause_before = list(before.pause_before if before else pause_before)
@@ -200,26 +205,27 @@ class Conduct(Beside):
                 "rollback", "plan", f"{total} attempts to copy failed, the plan allows {allowed} errors: {each}"
             )
 
-    async def ask_a_person(self, problem: str, *, again_after: timedelta | None = None) -> Literal["retry", "skip"]:
+    async def ask_a_person(
+        self, problem: str, *, again_after: timedelta | None = None, no_skip: str = ""
+    ) -> Literal["retry", "skip"]:
         """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI.
 
-        `again_after`: nobody needs to answer for something that passes by itself; this counts as `retry`.
+        Args:
+            again_after: nobody needs to answer for something that passes by itself; this counts as `retry`.
+            no_skip: why it can't be skipped; only `retry` is taken then.
         """
         workflow.logger.error("waiting for a person: %s", problem)
-        self.controls.answer = None
+        stop = self.controls.ask(problem, no_skip)
         before, self.view.message = self.view.message, problem
-        run_id = self.run.run_id
-        self.view.show(
-            "waiting for a person",
-            waiting_for=f"`knarr retry {run_id} --reason ...` or `knarr skip {run_id} --reason ...`",
-        )
-        try:
+        self.view.stop = stop.number
+        answers = ["retry"] if no_skip else ["retry", "skip"]
+        given = f"{self.run.run_id} --stop {stop.number} --reason ..."
+        self.view.show("waiting for a person", waiting_for=" or ".join(f"`knarr {each} {given}`" for each in answers))
+        with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self.controls.answer is not None, timeout=again_after, timeout_summary="try again"
             )
-        except TimeoutError:
-            self.controls.answer = "retry"
-        self.view.message = before
+        self.view.message, self.view.waiting_for, self.view.changed = before, "", True
         return self.controls.take_answer()
 
     def _turns_back(self) -> bool:
@@ -242,6 +248,7 @@ class Conduct(Beside):
             clock_from=self.clock_from,
             turn=self.controls.turn,
             cancelled=self.cancelled,
+            stops=self.controls.stops,
         )
 
     def _rows_moved(self) -> dict[int, int]:

@@ -1,11 +1,13 @@
 """What operators have asked of a run: every order is held against the run's state, applied or refused with a reason."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from temporalio.exceptions import ApplicationError
 
-from workflows.messages import Accepted, Order, RollbackOrder, State, Turn
+from workflows.messages import Accepted, AnswerOrder, Order, RollbackOrder, State, Turn
+
+SHOWN_OF_A_PROBLEM: Final = 200
 
 ENDED: frozenset[State] = frozenset({"completed", "rolled back", "aborted", "refused"})
 
@@ -21,17 +23,31 @@ class Decision(NamedTuple):
     accepted: bool
 
 
+class Stop(NamedTuple):
+    """What a person is asked. The number is what tells an answer to it from one to the stop before."""
+
+    number: int
+    problem: str
+    no_skip: str  # why this can't be skipped, or empty
+
+    def __str__(self) -> str:
+        line = self.problem.partition("\n")[0]
+        return f"stop {self.number}: {line if len(line) <= SHOWN_OF_A_PROBLEM else line[:SHOWN_OF_A_PROBLEM] + '…'}"
+
+
 class Controls:
     """The switches of a run. The workflow's handlers turn them; its main loop looks at them."""
 
-    def __init__(self, *, paused: bool, decided: int) -> None:
+    def __init__(self, *, paused: bool, decided: int, stops: int = 0) -> None:
         self.paused = paused
         self.turn: Turn | None = None
         self.approved = False
         self.completed = False
         self.completing = False
         self.answer: Literal["retry", "skip"] | None = None
-        self.answer_reason = ""
+        self.stops = stops
+        self.stop: Stop | None = None
+        self._over = ""  # how the stop ended, once it has
         self.decided = decided
         self.unrecorded: list[Decision] = []
 
@@ -48,8 +64,8 @@ class Controls:
             return f"nothing to {action}: the run is {state}, not {answers[action]}"
         if action in {"retry", "skip"} and state != "waiting for a person":
             return f"nothing to {action}: the run is {state}, it does not wait for a person"
-        if action == "skip" and not order.reason:
-            return "skip needs a reason: it is what an auditor will read"
+        if action in {"retry", "skip"}:
+            return self._no_answer(action, order)
         if action == "pause" and self.paused:
             return "the run is paused already"
         if action == "resume" and not self.paused:
@@ -57,6 +73,20 @@ class Controls:
         if isinstance(order, RollbackOrder) and order.to not in {"", "start", *checkpoints}:
             known = ", ".join(["start", *checkpoints])
             return f"there is no checkpoint {order.to!r}; there are: {known}"
+        return None
+
+    def _no_answer(self, action: str, order: Order) -> str | None:
+        """Why the order is no answer to what the run waits with now."""
+        if action == "skip" and not order.reason:
+            return "skip needs a reason: it is what an auditor will read"
+        if self.stop is None:
+            return f"nothing to {action}: the run does not ask anything"
+        if isinstance(order, AnswerOrder) and order.stop not in {0, self.stop.number}:
+            return f"it answers stop {order.stop}, and the run is at {self.stop}"
+        if self._over:
+            return f"stop {self.stop.number} is over: {self._over}"
+        if action == "skip" and self.stop.no_skip:
+            return f"stop {self.stop.number} can't be skipped: {self.stop.no_skip}. Mend it, then retry"
         return None
 
     def validate(self, action: str, order: Order, state: State, checkpoints: list[str]) -> None:
@@ -82,8 +112,10 @@ class Controls:
             case "complete":
                 self.completed, message = True, "completed: it can no longer be taken back"
             case "retry" | "skip":
-                self.answer, self.answer_reason = ("retry" if action == "retry" else "skip"), order.reason
+                self.answer = "retry" if action == "retry" else "skip"
+                self._over = f"{order.actor} has answered with {action}"
                 message = "trying again" if action == "retry" else "skipped; the report says what was not taken back"
+                message += f" ({self.stop})"
             case "abort" | "rollback":
                 to = how_far(order, state, checkpoints)
                 kind: Literal["abort", "rollback"] = "abort" if action == "abort" else "rollback"
@@ -100,10 +132,25 @@ class Controls:
         self.note("operator", action, order.actor, order.reason, message)
         return Accepted(state=state, message=message)
 
+    def ask(self, problem: str, no_skip: str = "") -> Stop:
+        """Opens a stop. One that nobody answered and that comes again is the same, so an answer to it still fits.
+
+        Args:
+            no_skip: why it can't be skipped; empty: it can.
+        """
+        if self.stop is None or self._over or self.stop.problem != problem:
+            self.stops += 1
+        self.stop, self.answer, self._over = Stop(self.stops, problem, no_skip), None, ""
+        return self.stop
+
     def take_answer(self) -> Literal["retry", "skip"]:
-        """The answer that a person gave, once."""
+        """The answer that a person gave, once; `retry` when nobody has."""
         answer, self.answer = self.answer or "retry", None
         return answer
+
+    def passed(self) -> None:
+        """What a person was asked about has passed by itself: should the same come again, it is another stop."""
+        self._over = self._over or "it has passed by itself"
 
     def turn_back(self, kind: Literal["abort", "rollback"], actor: str, reason: str) -> None:
         """The run turns back for a reason of its own: a deadline, or Temporal's cancellation."""

@@ -48,6 +48,12 @@ class RollbackOrder(Order):
     )
 
 
+class AnswerOrder(Order):
+    """What a person decides about a stop: `retry` or `skip`."""
+
+    stop: int = Field(default=0, ge=0, description="the number of the stop that this answers; 0: whichever stands now")
+
+
 class Accepted(Message):
     """The answer to an order: what the run does now."""
 
@@ -78,6 +84,7 @@ class Status(Message):
     phase: str
     step: str
     waiting_for: str = Field(default="", description="what the run waits for, and the command that answers; or empty")
+    stop: int = Field(default=0, description="the number of the stop that a person is waited for at; 0: of none")
     checkpoints: list[str] = Field(
         default_factory=list, description="PHASE or PHASE/MAPPING, in the order in which they were verified"
     )
@@ -195,6 +202,7 @@ class Resumed(Message):
     clock_from: datetime | None = Field(default=None, description="since when the deadline counts, if not the start")
     turn: Turn | None = Field(default=None, description="the run is being taken back; its epoch has been raised")
     cancelled: bool = Field(default=False, description="whether Temporal's cancellation came before")
+    stops: int = Field(default=0, description="how often a person has been asked")
 
 
 class MoveInput(Message):

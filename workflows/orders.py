@@ -8,6 +8,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.conduct import Conduct
     from workflows.messages import (
         Accepted,
+        AnswerOrder,
         Order,
         PartitionsDone,
         Progress,
@@ -74,13 +75,13 @@ class TakesOrders:
         return self._apply("complete", order)
 
     @workflow.update
-    def retry(self, order: Order) -> Accepted:
+    def retry(self, order: AnswerOrder) -> Accepted:
         """Tries again what is stuck."""
         return self._apply("retry", order)
 
     @workflow.update
-    def skip(self, order: Order) -> Accepted:
-        """Leaves what is stuck as it is; needs a reason, and the report says so."""
+    def skip(self, order: AnswerOrder) -> Accepted:
+        """Leaves what is stuck as it is, where the run can do without; needs a reason, and the report says so."""
         return self._apply("skip", order)
 
     @pause.validator
@@ -108,11 +109,11 @@ class TakesOrders:
         self._check("complete", order)
 
     @retry.validator
-    def _retry_makes_sense(self, order: Order) -> None:
+    def _retry_makes_sense(self, order: AnswerOrder) -> None:
         self._check("retry", order)
 
     @skip.validator
-    def _skip_makes_sense(self, order: Order) -> None:
+    def _skip_makes_sense(self, order: AnswerOrder) -> None:
         self._check("skip", order)
 
     @workflow.signal(name="pause")

@@ -27,6 +27,7 @@ class View:
         self.phase = ""
         self.step = ""
         self.waiting_for = ""
+        self.stop = 0  # the last that a person was asked at
         self.message = ""
         self.verdict: VerdictSummary | None = None
         self.mappings: dict[int, MappingProgress] = {}
@@ -188,6 +189,7 @@ class View:
             phase=self.phase,
             step=self.step,
             waiting_for=self.waiting_for,
+            stop=self.stop if self.state == "waiting for a person" else 0,
             checkpoints=checkpoints,
             started_at=self._started_at,
             updated_at=workflow.now(),

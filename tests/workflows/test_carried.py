@@ -9,6 +9,7 @@ from activities.models import Compensation, MappingSummary, RunContext, SurveyRe
 from knarr.audit.chain import AuditHead
 from knarr.plan.models import Plan
 from knarr.postgres.lease import Lease
+from workflows.conduct import Conduct
 from workflows.messages import Resumed, SagaState, Shown, Turn, Verifiable, VerificationInput
 from workflows.rows import in_order
 from workflows.saga import Saga
@@ -110,6 +111,13 @@ def test_five_thousand_mappings_stay_well_under_a_megabyte(phases: list[str]) ->
 def test_no_name_of_a_mapping_is_carried_so_that_long_ones_cost_nothing() -> None:
     each = len(moved(["everyone"]).state.model_dump_json()) / MAPPINGS
     assert each < 80, f"{each:.0f} bytes a mapping"
+
+
+def test_stops_are_counted_on_so_that_an_answer_to_an_earlier_one_stays_one() -> None:
+    before = carried(moved([]), ["everyone"]).model_copy(update={"stops": 3, "cancelled": True})
+    conduct = Conduct(RUN, before.settings, [], Resumed.model_validate_json(before.model_dump_json()))
+    assert conduct.controls.ask("can't take back: its rows").number == 4
+    assert conduct.resumed().stops == 4
 
 
 def test_what_crosses_beside_it_fits_into_a_payload_too() -> None:

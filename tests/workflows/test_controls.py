@@ -4,7 +4,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from workflows.controls import Controls
-from workflows.messages import Order, RollbackOrder, State
+from workflows.messages import AnswerOrder, Order, RollbackOrder, State
 
 BY = Order(actor="ada", reason="because")
 
@@ -97,3 +97,63 @@ def test_how_far_back_an_order_leads(order: Order, state: State, checkpoints: li
     assert switches.turn.to == to
     for action in ("pause", "resume", "abort", "rollback"):
         assert "taking itself back (rollback by ada)" in str(switches.refusal(action, BY, "unwinding", checkpoints))
+
+
+def asked(no_skip: str = "") -> Controls:
+    """A run that has been asked twice, and now waits with stop 2."""
+    switches = controls()
+    switches.ask("can't take back: the keys")
+    switches.apply("retry", BY, "waiting for a person", [])
+    switches.take_answer()
+    switches.ask("can't take back: the rows\nDETAIL: many", no_skip)
+    return switches
+
+
+def answer(stop: int = 0) -> AnswerOrder:
+    return AnswerOrder(actor="bob", reason="looked at", stop=stop)
+
+
+@pytest.mark.parametrize("action", ["retry", "skip"])
+@pytest.mark.parametrize("stop", [1, 3])
+def test_an_answer_to_another_stop_is_refused_and_told_which_stands_now(action: str, stop: int) -> None:
+    with pytest.raises(ApplicationError) as refused:
+        asked().validate(action, answer(stop), "waiting for a person", [])
+    assert refused.value.message == f"it answers stop {stop}, and the run is at stop 2: can't take back: the rows"
+
+
+@pytest.mark.parametrize("order", [answer(2), answer(), BY], ids=["numbered", "unnumbered", "of an older client"])
+def test_the_first_answer_is_taken_and_no_second(order: Order) -> None:
+    switches = asked()
+    switches.validate("retry", order, "waiting for a person", [])
+    told = switches.apply("retry", order, "waiting for a person", [])
+    assert told.message == "trying again (stop 2: can't take back: the rows)"
+    for action, second in (("skip", answer(2)), ("retry", answer()), ("skip", BY)):
+        over = f"stop 2 is over: {order.actor} has answered with retry"
+        assert switches.refusal(action, second, "waiting for a person", []) == over
+    assert switches.take_answer() == "retry"
+    # Until the run shows another state it still seems to wait.
+    assert switches.refusal("skip", answer(2), "waiting for a person", []) is not None
+
+
+def test_what_can_not_be_skipped_says_why_and_takes_a_retry() -> None:
+    switches = asked("nothing would be fenced")
+    told = switches.refusal("skip", answer(2), "waiting for a person", [])
+    assert told == "stop 2 can't be skipped: nothing would be fenced. Mend it, then retry"
+    assert switches.refusal("retry", answer(2), "waiting for a person", []) is None
+
+
+def test_a_stop_that_nobody_answered_keeps_its_number_when_the_same_comes_again() -> None:
+    switches = controls()
+    assert switches.ask("a lock").number == 1
+    assert switches.take_answer() == "retry", "it tries again by itself"
+    assert switches.ask("a lock").number == 1
+    assert switches.ask("a view").number == 2
+    switches.passed()
+    assert switches.ask("a view").number == 3, "that one had passed"
+    switches.apply("retry", answer(3), "waiting for a person", [])
+    switches.take_answer()
+    assert switches.ask("a view").number == 4, "that one was answered"
+
+
+def test_where_nothing_is_asked_nothing_is_answered() -> None:
+    assert "does not ask anything" in str(controls().refusal("retry", BY, "waiting for a person", []))
