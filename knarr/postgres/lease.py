@@ -17,6 +17,7 @@ from knarr.audit import chain
 from knarr.errors import ClaimRefused, LostLease, PlanError, TransientError
 from knarr.plan.models import Limits, Plan
 from knarr.plan.resolved import TableName
+from knarr.postgres import claims
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection, end
 from knarr.postgres.transactions import transaction
@@ -36,20 +37,6 @@ RETURNING true
 READ_RUN: Final = "SELECT plan_hash, state FROM knarr.run WHERE run_id = $1"
 INSERT_LEASE: Final = "INSERT INTO knarr.lease (run_id) VALUES ($1) ON CONFLICT (run_id) DO NOTHING"
 READ_LEASE: Final = "SELECT lease_id, epoch, released FROM knarr.lease WHERE run_id = $1"
-# In one order for everybody, so that two starts wait for each other and never deadlock.
-INSERT_CLAIMS: Final = """
-INSERT INTO knarr.claim (table_schema, table_name, run_id)
-SELECT s, n, $3 FROM unnest($1::text[], $2::text[]) AS t (s, n) ORDER BY s, n
-ON CONFLICT (table_schema, table_name) DO NOTHING
-"""
-HELD_BY_OTHERS: Final = """
-SELECT c.table_schema, c.table_name, c.run_id, r.plan_name, r.started_at
-  FROM knarr.claim c
-  JOIN knarr.run r USING (run_id)
-  JOIN unnest($1::text[], $2::text[]) AS t (s, n) ON (c.table_schema, c.table_name) = (t.s, t.n)
- WHERE c.run_id <> $3
- ORDER BY 1, 2
-"""
 # Holders and waiters alike: whoever waits for the lock would write next.
 END_HOLDERS: Final = """
 SELECT pg_terminate_backend(l.pid)
@@ -88,7 +75,6 @@ async def claim(
         PlanError: the run exists with another plan.
         TransientError: the server was in the way.
     """
-    schemas, names = [table.schema_name for table in tables], [table.name for table in tables]
     document = plan.model_dump_json(by_alias=True, exclude_defaults=True)
     with classified(f"claiming the target tables for run {run_id}"):
         async with transaction(connection):
@@ -109,8 +95,7 @@ async def claim(
             lease = await connection.fetchrow(READ_LEASE, run_id)
             if lease is None or lease["released"]:
                 raise ClaimRefused(f"run {run_id} has ended ({run['state']}) and can't write again")
-            await connection.execute(INSERT_CLAIMS, schemas, names, run_id)
-            _refuse(await connection.fetch(HELD_BY_OTHERS, schemas, names, run_id))
+            _refuse(await claims.take(connection, run_id, tables))
             if started:
                 body = {"plan": plan.name, "plan_hash": plan_hash, "source": plan.source, "target": plan.target}
                 body |= {"actor": actor} if actor else {}
@@ -118,17 +103,15 @@ async def claim(
             return Lease(lease_id=lease["lease_id"], epoch=lease["epoch"])
 
 
-def _refuse(held: "Sequence[asyncpg.Record]") -> None:
+def _refuse(held: Sequence[claims.Held]) -> None:
     if not held:
         return
     lines = [
-        f"{row['table_schema']}.{row['table_name']} is held by run {row['run_id']} (plan '{row['plan_name']}', "
-        f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC)"
-        for row in held
+        f"{one.table} is held by run {one.run_id} (plan '{one.plan_name}', "
+        f"started {one.started_at:%Y-%m-%d %H:%M:%S} UTC)"
+        for one in held
     ]
-    raise ClaimRefused(
-        "; ".join(lines), hint=f"wait for run {held[0]['run_id']} to end, or complete it or roll it back"
-    )
+    raise ClaimRefused("; ".join(lines), hint=f"wait for run {held[0].run_id} to end, or complete it or roll it back")
 
 
 async def fence(connection: Connection, lease: Lease) -> None:

@@ -6,7 +6,8 @@ import asyncpg
 
 from knarr.errors import TransientError
 from knarr.plan.names import write_table
-from knarr.plan.resolved import DatabaseObject, TableName
+from knarr.plan.resolved import DatabaseObject
+from knarr.postgres import claims
 from knarr.postgres.failures import classify
 from knarr.postgres.identifiers import qualified
 from knarr.postgres.session import Connection
@@ -16,10 +17,6 @@ from knarr.postgres.survey.problems import listed, nearest
 from knarr.postgres.survey.sketches import Sketch
 
 _OWN_OBJECTS: Final = "SELECT kind, name FROM knarr.object WHERE run_id = $1"
-_CLAIMS: Final = """
-SELECT c.table_schema, c.table_name, c.run_id, r.plan_name, r.state
-  FROM knarr.claim c JOIN knarr.run r USING (run_id) WHERE c.run_id IS DISTINCT FROM $1
-"""
 _COPIED: Final = (
     "SELECT DISTINCT m.name FROM knarr.ledger l JOIN knarr.mapping m USING (run_id, mapping) WHERE run_id = $1"
 )
@@ -45,15 +42,14 @@ async def check_claims(inquiry: Inquiry) -> None:
     """Target tables that another run holds."""
     if not await knarr_is_there(inquiry.target):
         return
-    for row in await inquiry.target.fetch(_CLAIMS, inquiry.run_id):
-        table = TableName(schema_name=row["table_schema"], name=row["table_name"])
+    for held in await claims.held_by_others(inquiry.target, inquiry.run_id, [one.target for one in inquiry.sketches]):
         for one in inquiry.sketches:
-            if one.target == table:
+            if one.target == held.table:
                 inquiry.problems.error(
                     one.where("target"),
-                    f"run {row['run_id']} of plan {row['plan_name']} holds {write_table(table)} ({row['state']})",
+                    f"run {held.run_id} of plan {held.plan_name} holds {write_table(held.table)} ({held.state})",
                     expected="a table that no other run holds",
-                    hint=f"wait until it ends, or `knarr abort {row['run_id']}`, or `knarr complete {row['run_id']}`",
+                    hint=f"wait until it ends, or `knarr abort {held.run_id}`, or `knarr complete {held.run_id}`",
                 )
 
 
