@@ -71,7 +71,8 @@ async def claim(
     """Takes the target tables for a run and gives it a lease, in one transaction; called again, returns the lease.
 
     Raises:
-        ClaimRefused: another run holds one of the tables, or this run has ended; nothing is written.
+        ClaimRefused: another run holds one of the tables, or one above or below it, or this run has ended; nothing is
+            written.
         PlanError: the run exists with another plan.
         TransientError: the server was in the way.
     """
@@ -106,11 +107,13 @@ async def claim(
 def _refuse(held: Sequence[claims.Held]) -> None:
     if not held:
         return
-    lines = [
-        f"{one.table} is held by run {one.run_id} (plan '{one.plan_name}', "
-        f"started {one.started_at:%Y-%m-%d %H:%M:%S} UTC)"
-        for one in held
-    ]
+    lines: list[str] = []
+    for one in held:
+        kinship = one.kinship(str(one.wanted))
+        lines.append(
+            f"{one.table}{f'{kinship},' if kinship else ''} is held by run {one.run_id} (plan '{one.plan_name}', "
+            f"started {one.started_at:%Y-%m-%d %H:%M:%S} UTC)"
+        )
     raise ClaimRefused("; ".join(lines), hint=f"wait for run {held[0].run_id} to end, or complete it or roll it back")
 
 

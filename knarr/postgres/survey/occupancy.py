@@ -39,15 +39,16 @@ async def own_objects(target: Connection, run_id: str | None) -> frozenset[tuple
 
 
 async def check_claims(inquiry: Inquiry) -> None:
-    """Target tables that another run holds."""
+    """Target tables that another run holds, or of which it holds a table above or below."""
     if not await knarr_is_there(inquiry.target):
         return
     for held in await claims.held_by_others(inquiry.target, inquiry.run_id, [one.target for one in inquiry.sketches]):
         for one in inquiry.sketches:
-            if one.target == held.table:
+            if one.target == held.wanted:
+                table = f"{write_table(held.table)}{held.kinship(write_table(held.wanted))}"
                 inquiry.problems.error(
                     one.where("target"),
-                    f"run {held.run_id} of plan {held.plan_name} holds {write_table(held.table)} ({held.state})",
+                    f"run {held.run_id} of plan {held.plan_name} holds {table} ({held.state})",
                     expected="a table that no other run holds",
                     hint=f"wait until it ends, or `knarr abort {held.run_id}`, or `knarr complete {held.run_id}`",
                 )

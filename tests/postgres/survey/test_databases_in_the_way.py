@@ -264,6 +264,30 @@ async def test_a_table_that_another_run_holds_is_refused_and_its_own_is_not(
     assert told(await surveyed({"source": "public.*"}, run_id="other/1")) == []
 
 
+@pytest.mark.parametrize(
+    ("held", "kinship"), [("shop", ", of which shop.author is a part"), ("author_1", ", a part of shop.author")]
+)
+async def test_a_table_is_refused_when_another_run_holds_one_above_or_below_it(
+    held: str, kinship: str, surveyed: Surveyed, source: Connection, target: Connection
+) -> None:
+    await source.execute(LEGACY)
+    await install(target)
+    await target.execute("""
+        CREATE SCHEMA shop;
+        CREATE TABLE shop.shop (id integer PRIMARY KEY, name text) PARTITION BY RANGE (id);
+        CREATE TABLE shop.author PARTITION OF shop.shop FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id);
+        CREATE TABLE shop.author_1 PARTITION OF shop.author DEFAULT;
+    """)
+    plan = Plan.model_validate({"name": "other", "source": "a", "target": "b", "mappings": [{"source": "public.*"}]})
+    await lease.claim(target, "other/1", plan, "0" * 64, [TableName(schema_name="shop", name=held)])
+
+    found = await surveyed({"target": "shop.author", "source": "public.author", "mode": "merge"})
+
+    assert [problem[:2] for problem in told(found)] == [
+        ("mappings[0].target (shop.author)", f"run other/1 of plan other holds shop.{held}{kinship} (running)")
+    ]
+
+
 async def test_a_retry_finds_what_the_run_made_and_makes_the_same_plan_of_it(
     surveyed: Surveyed, source: Connection, target: Connection
 ) -> None:
