@@ -81,7 +81,6 @@ class CatalogueTable(Frozen):
     has_children: bool
     parents: list[str]
     triggers: list[str]
-    insert_triggers: list[str] = Field(description="enabled triggers that an INSERT or COPY fires")
     rules: list[str]
     policies: list[str]
     has_grants: bool

@@ -22,9 +22,6 @@ SELECT c.oid,
               WHERE i.inhrelid = c.oid ORDER BY i.inhseqno) AS parents,
        ARRAY(SELECT t.tgname::text FROM pg_trigger t
               WHERE t.tgrelid = c.oid AND NOT t.tgisinternal ORDER BY 1) AS triggers,
-       ARRAY(SELECT t.tgname::text FROM pg_trigger t
-              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-                AND (t.tgtype & 4) = 4 ORDER BY 1) AS insert_triggers,
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r
               WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN' ORDER BY 1) AS rules,
        ARRAY(SELECT p.polname::text FROM pg_policy p WHERE p.polrelid = c.oid ORDER BY 1) AS policies,

@@ -15,6 +15,7 @@ from knarr.postgres.survey.ask import lookup
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed, nearest
 from knarr.postgres.survey.sketches import Sketch
+from knarr.postgres.survey.triggers import check_triggers
 
 _OWN_OBJECTS: Final = "SELECT kind, name FROM knarr.object WHERE run_id = $1"
 _COPIED: Final = (
@@ -93,21 +94,14 @@ async def check_occupancy(
                 expected="an empty table with `mode: fill`",
                 hint="`mode: append` or `mode: merge` write to a table that has rows; or empty it",
             )
-    occupied = sketch.mapping.mode in ("append", "merge")  # `occupied` looks at more of its triggers and rules
-    if table.insert_triggers and not occupied:
-        inquiry.problems.error(
-            where,
-            f"triggers of {write_table(sketch.target)} would fire for every row: {listed(table.insert_triggers)}",
-            expected="no enabled trigger on INSERT: what it writes can be neither verified nor taken back",
-            hint=f"ALTER TABLE {qualified(sketch.target)} DISABLE TRIGGER USER for the time of the run",
-        )
+    await check_triggers(inquiry, sketch)
     if table.rows_hidden:
         inquiry.problems.error(
             where,
             f"row level security hides rows of {write_table(sketch.target)} from this role",
             expected="a role that sees and writes all rows: its owner, or one with BYPASSRLS",
         )
-    if table.rules and not occupied:
+    if table.rules and sketch.mapping.mode == "fill":  # `occupied` refuses them
         inquiry.problems.warn(
             where, f"rules of {write_table(sketch.target)} do not apply to COPY: {listed(table.rules)}"
         )

@@ -9,13 +9,6 @@ from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.sketches import Sketch
 
-# Of the table and of its partitions, on whose rows they fire as well.
-_TRIGGERS: Final = """
-SELECT DISTINCT t.tgname::text FROM pg_catalog.pg_trigger t
- WHERE (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1)))
-   AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & (4 | 8 | 16) <> 0
- ORDER BY 1
-"""
 _POINTING_HERE: Final = """
 SELECT c.conname AS name, c.conrelid::regclass::text AS referencing, c.conrelid = c.confrelid AS itself,
        c.confdeltype::text IN ('c', 'n', 'd') AS deletes_on, c.confupdtype::text IN ('c', 'n', 'd') AS updates_on,
@@ -36,7 +29,7 @@ async def check_occupied(inquiry: Inquiry, sketch: Sketch) -> None:
     if sketch.mapping.mode not in ("append", "merge") or table is None or table.kind not in _TABLES:
         return
     _check_key(inquiry, sketch, table)
-    await _check_triggers(inquiry, sketch, table)
+    _check_rules(inquiry, sketch, table)
     await _check_pointing_here(inquiry, sketch, table)
     _check_columns(inquiry, sketch, table)
     _check_shape(inquiry, sketch, table)
@@ -85,16 +78,7 @@ def _check_key(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
         )
 
 
-async def _check_triggers(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
-    triggers = [row[0] for row in await inquiry.target.fetch(_TRIGGERS, table.oid)]
-    if triggers:
-        inquiry.problems.error(
-            sketch.where("target"),
-            f"triggers of {write_table(sketch.target)} would fire when rows are merged or taken back: "
-            f"{listed(triggers)}",
-            expected="no enabled trigger on INSERT, UPDATE or DELETE: what it does can be neither verified nor undone",
-            hint=f"ALTER TABLE {qualified(sketch.target)} DISABLE TRIGGER USER for the time of the run",
-        )
+def _check_rules(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
     if table.rules:
         inquiry.problems.error(
             sketch.where("target"),

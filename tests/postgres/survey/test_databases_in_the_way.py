@@ -59,7 +59,12 @@ FILL_CASES: Final[dict[str, tuple[str, list[tuple[str, str]]]]] = {
     "a trigger that would fire": (
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
         "CREATE TRIGGER audit BEFORE INSERT ON shop.book FOR EACH ROW EXECUTE FUNCTION f()",
-        [("mappings[0].target (shop.book)", "triggers of shop.book would fire for every row: audit")],
+        [
+            (
+                "mappings[0].target (shop.book)",
+                "triggers of shop.book would fire when rows are copied or taken back: audit",
+            )
+        ],
     ),
     "a column that needs a value": (
         "ALTER TABLE shop.book ADD price numeric NOT NULL",
