@@ -96,7 +96,7 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
         await occupancy.check_occupancy(inquiry, one, objects[one.number], copied)
         await check_occupied(inquiry, one)
     await occupancy.check_objects(inquiry, f"target {plan.target}", of_run)
-    await privileges.check_privileges(inquiry, made_in)
+    await privileges.check_privileges(inquiry, made_in, sequences)
     sizes = {one.number: (0, 0) for one in sketches}
     for one in sketches:
         if not one.unreadable:

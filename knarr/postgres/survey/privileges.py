@@ -1,13 +1,16 @@
 """What both roles may do, too little and too much: the source is to be read, the target's tables made or filled."""
 
+from collections.abc import Sequence
 from typing import Final
 
+import asyncpg
+
 from knarr.plan.names import write_table
-from knarr.postgres.catalogue import CatalogueColumn
+from knarr.plan.resolved import TableName
 from knarr.postgres.identifiers import qualified, quote
-from knarr.postgres.session import Connection
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
+from knarr.postgres.survey.sequences import SequencePlan
 
 _ROLE: Final = "SELECT current_user AS name, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
 _SCHEMA: Final = """
@@ -25,19 +28,44 @@ _WRITES: Final = """
 SELECT p AS privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
  WHERE NOT pg_catalog.has_table_privilege($1::oid, p)
 """
-_SEQUENCE: Final = """
-SELECT s.oid::regclass::text FROM unnest($1::oid[]) AS s (oid)
- WHERE NOT pg_catalog.has_sequence_privilege(s.oid, 'UPDATE')
+# All that belong to a column or that its default takes from: where they stand is read and kept, then they are set.
+_SEQUENCES: Final = """
+SELECT n.nspname::text AS schema_name, s.relname::text AS name,
+       ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'UPDATE']) AS p
+              WHERE NOT pg_catalog.has_sequence_privilege(s.oid, p)) AS lacking,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use
+  FROM pg_catalog.pg_class s
+  JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+ WHERE s.relkind = 'S' AND s.oid IN (
+       SELECT d.objid FROM pg_catalog.pg_depend d
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+          AND d.refobjid = $1 AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+        UNION
+       SELECT d.refobjid FROM pg_catalog.pg_attrdef e
+         JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = e.oid
+              AND d.refclassid = 'pg_catalog.pg_class'::regclass
+        WHERE e.adrelid = $1)
+ ORDER BY 1, 2
+"""
+# Of a source's sequence only where it stands is asked.
+_SEQUENCES_READ: Final = """
+SELECT n.nspname::text AS schema_name, s.relname::text AS name,
+       ARRAY(SELECT 'SELECT' WHERE NOT pg_catalog.has_sequence_privilege(s.oid, 'SELECT')) AS lacking,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use
+  FROM pg_catalog.pg_class s
+  JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+ WHERE s.oid = ANY($1::oid[])
+ ORDER BY 1, 2
 """
 
 
-async def check_privileges(inquiry: Inquiry, schemas: list[str]) -> None:
+async def check_privileges(inquiry: Inquiry, schemas: list[str], sequences: SequencePlan) -> None:
     """Both roles; `schemas` are those of the target that the run makes objects in."""
-    await _source_role(inquiry)
+    await _source_role(inquiry, sequences)
     await _target_role(inquiry, schemas)
 
 
-async def _source_role(inquiry: Inquiry) -> None:
+async def _source_role(inquiry: Inquiry, sequences: SequencePlan) -> None:
     side = f"source {inquiry.plan.source}"
     role = await inquiry.source.fetchrow(_ROLE)
     assert role is not None
@@ -62,6 +90,8 @@ async def _source_role(inquiry: Inquiry) -> None:
                 f"role {role['name']} may not read {write_table(one.source)}",
                 expected=f"GRANT SELECT ON {qualified(one.source)} TO {quote(role['name'])}",
             )
+        read = await inquiry.source.fetch(_SEQUENCES_READ, sequences.to_read(one))
+        _sequences(inquiry, where, role["name"], read)
 
 
 async def _target_role(inquiry: Inquiry, schemas: list[str]) -> None:
@@ -101,16 +131,18 @@ async def _target_role(inquiry: Inquiry, schemas: list[str]) -> None:
                 expected=f"GRANT {', '.join(lacking)} ON {qualified(one.target)} TO {name}",
                 hint="what is written must also be verified and taken back",
             )
-        await _sequences(inquiry, one.where("target"), inquiry.target, table.columns, role["name"])
+        _sequences(inquiry, one.where("target"), role["name"], await inquiry.target.fetch(_SEQUENCES, table.oid))
 
 
-async def _sequences(
-    inquiry: Inquiry, where: str, target: Connection, columns: list[CatalogueColumn], role: str
-) -> None:
-    oids = [oid for column in columns if (oid := column.owned_sequence or column.default_sequence) is not None]
-    for row in await target.fetch(_SEQUENCE, oids):
-        inquiry.problems.error(
-            where,
-            f"role {role} may not set sequence {row[0]}",
-            expected=f"GRANT UPDATE ON SEQUENCE {row[0]} TO {quote(role)}",
-        )
+def _sequences(inquiry: Inquiry, where: str, role: str, found: Sequence[asyncpg.Record]) -> None:
+    for row in found:
+        sequence = TableName(schema_name=row["schema_name"], name=row["name"])
+        grants = [f"GRANT {', '.join(row['lacking'])} ON SEQUENCE {qualified(sequence)}"] if row["lacking"] else []
+        grants += [] if row["may_use"] else [f"GRANT USAGE ON SCHEMA {quote(sequence.schema_name)}"]
+        if grants:
+            inquiry.problems.error(
+                where,
+                f"role {role} may not {'set' if 'UPDATE' in row['lacking'] else 'read'} sequence "
+                f"{write_table(sequence)}",
+                expected="; ".join(f"{grant} TO {quote(role)}" for grant in grants),
+            )

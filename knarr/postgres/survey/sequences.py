@@ -1,6 +1,7 @@
 """Sequences: which the run makes, what they are called on the target, and which must continue after the rows."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from knarr.plan.resolved import DatabaseObject, ResolvedSequence, TableName
@@ -49,14 +50,14 @@ class SequencePlan:
     def to_continue(self, sketch: Sketch) -> list[ResolvedSequence]:
         """The columns whose sequences must go on after the last row."""
         wanted: list[ResolvedSequence] = []
-        for column in sketch.copied:
-            behind = _source_sequence(column)
-            there = None if sketch.target_table is None or sketch.creates else sketch.target_table.column(column.name)
-            drawn = there is not None and (there.owned_sequence or there.default_sequence) is not None
-            if (sketch.creates and (column.identity or (sketch.as_is and behind is not None))) or drawn:
-                source = self.found[behind].sql_name if behind is not None else None
-                wanted.append(ResolvedSequence(column=column.name, source_sequence=source))
+        for column, behind in _continuing(sketch):
+            source = self.found[behind].sql_name if behind is not None else None
+            wanted.append(ResolvedSequence(column=column.name, source_sequence=source))
         return wanted
+
+    def to_read(self, sketch: Sketch) -> list[int]:
+        """The source's sequences beyond whose position those must go on."""
+        return [behind for _, behind in _continuing(sketch) if behind is not None]
 
 
 async def plan_sequences(inquiry: Inquiry, names: Names) -> SequencePlan:
@@ -84,6 +85,16 @@ async def plan_sequences(inquiry: Inquiry, names: Names) -> SequencePlan:
         else:
             planned.shared.append(made)
     return planned
+
+
+def _continuing(sketch: Sketch) -> Iterator[tuple[SketchColumn, int | None]]:
+    """The columns whose sequences must go on, each with the source's sequence behind it."""
+    for column in sketch.copied:
+        behind = _source_sequence(column)
+        there = None if sketch.target_table is None or sketch.creates else sketch.target_table.column(column.name)
+        drawn = there is not None and (there.owned_sequence or there.default_sequence) is not None
+        if (sketch.creates and (column.identity or (sketch.as_is and behind is not None))) or drawn:
+            yield column, behind
 
 
 def _source_sequence(column: SketchColumn) -> int | None:
