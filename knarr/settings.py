@@ -1,22 +1,20 @@
 """What a worker or a command is told by its surroundings: KNARR_* variables, and where each connection alias leads."""
 
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from knarr.addresses import Address, passwords
 from knarr.errors import PlanError
 from knarr.telemetry.scrub import BLANK, scrub
 
 CONNECTION_PREFIX: Final = "KNARR_CONNECTION_"
 DEFAULT_CONNECTIONS_FILE: Final = Path("knarr.toml")
-_CONNINFO: Final = re.compile(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))")
 
 
 class Settings(BaseSettings):
@@ -63,14 +61,14 @@ class Connections:
                 addresses[name[len(CONNECTION_PREFIX) :].lower()] = SecretStr(value)
         return cls(addresses, file)
 
-    def resolve(self, alias: str) -> SecretStr:
+    def resolve(self, alias: str) -> Address:
         """The address behind an alias.
 
         Raises:
             PlanError: nobody said where the alias leads; names the variable and the file that were looked at.
         """
         if found := self._addresses.get(alias):
-            return found
+            return Address(found.get_secret_value(), alias)
         known = ", ".join(sorted(self._addresses)) or "none"
         raise PlanError(
             f"connection '{alias}' leads nowhere: neither the variable {CONNECTION_PREFIX}{alias.upper()} nor "
@@ -107,30 +105,6 @@ def _read_file(file: Path, *, must_exist: bool) -> dict[str, SecretStr]:
     return {alias: SecretStr(value) for alias, value in table.items()}
 
 
-def connection_url(address: SecretStr) -> str:
-    """The address as a URL: libpq's `host=... dbname=...` spelling is turned into one, since asyncpg reads only URLs.
-
-    Raises:
-        PlanError: it is neither; the message does not repeat it.
-    """
-    text = address.get_secret_value().strip()
-    if "://" in text:
-        return text
-    fields = dict(_pairs(text))
-    if not fields:
-        raise PlanError(
-            "a connection's address is neither postgresql://user@host/database nor host=... dbname=... "
-            "(it is not shown, since it may hold a password)"
-        )
-    return "postgresql:///?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in fields.items())
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    """The pairs of libpq's spelling; a backslash stands before a quote or a backslash in a value."""
-    found = [(match[1], match[2] if match[3] is None else match[3]) for match in _CONNINFO.finditer(text)]
-    return [(key, re.sub(r"\\(.)", r"\1", value)) for key, value in found]
-
-
 def _known_secrets(addresses: Iterable[SecretStr]) -> list[str]:
     """What must never be shown, longest first so that a whole address goes before the password in it."""
     secrets: set[str] = set()
@@ -138,14 +112,6 @@ def _known_secrets(addresses: Iterable[SecretStr]) -> list[str]:
         secrets.add(password)
     for address in addresses:
         text = address.get_secret_value()
-        secrets.add(text)
-        if "://" in text:
-            parts = urlsplit(text)
-            spelled = [parts.password] if parts.password else []
-            spelled += [value for key, value in parse_qsl(parts.query) if key in ("password", "sslpassword")]
-        else:
-            spelled = [value for key, value in _pairs(text) if key in ("password", "sslpassword")]
-        for password in spelled:
-            secrets |= {password, unquote(password), quote(unquote(password), safe="")}
+        secrets |= {text, *passwords(text)}
     # One or two characters would blank out half of every message; such a password protects nothing.
     return sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True)

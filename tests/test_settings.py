@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from knarr.errors import PlanError
-from knarr.settings import Connections, Settings, connection_url
+from knarr.settings import Connections, Settings
 
 PASSWORD = "pä'ss w@rd/42"
 QUOTED = "p%C3%A4%27ss%20w%40rd%2F42"
@@ -77,19 +76,6 @@ def test_a_password_is_not_shown_in_any_spelling(address: str, tmp_path: Path, m
     assert "can't connect" in shown
     assert PASSWORD not in repr(connections)
     assert PASSWORD not in repr(connections.resolve("shop"))
-
-
-def test_key_value_spelling_becomes_a_url() -> None:
-    url = connection_url(SecretStr("host=/tmp/s port=5433 user=me password='a b\\'c' dbname=shop"))
-
-    assert url == "postgresql:///?host=%2Ftmp%2Fs&port=5433&user=me&password=a%20b%27c&dbname=shop"
-
-
-def test_what_is_no_address_is_refused_without_repeating_it() -> None:
-    with pytest.raises(PlanError) as raised:
-        connection_url(SecretStr("hunter2"))
-
-    assert "hunter2" not in str(raised.value)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

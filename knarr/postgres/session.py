@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 from pydantic import SecretStr
 
-from knarr.errors import PlanError
+from knarr import addresses
 from knarr.postgres.failures import classified
-from knarr.settings import Connections, connection_url
+from knarr.settings import Connections
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -82,8 +82,8 @@ async def connect(dsn: SecretStr | str, *, application_name: str, read_only: boo
         read_only: transactions are read only unless they say otherwise: a seat belt. The guard is the role's grants.
 
     Raises:
-        PlanError: wrong password, no such database, a certificate that does not match.
-        TransientError: nobody answered.
+        PlanError: wrong password, no such database, a certificate that does not match, an address that is none.
+        TransientError: nobody answered. Each names the alias, the server and the database.
     """
     address = dsn if isinstance(dsn, SecretStr) else SecretStr(dsn)
     settings = {**PINNED, "application_name": short_name(application_name)}
@@ -97,22 +97,15 @@ async def connect(dsn: SecretStr | str, *, application_name: str, read_only: boo
 
 
 async def _connect(address: SecretStr, settings: dict[str, str]) -> Connection:
-    try:
-        connecting = asyncpg.connect(
-            connection_url(address),
-            connection_class=_KeptAlive,
-            server_settings=settings,
-            timeout=CONNECT_SECONDS,
-            # Plans of statements that were prepared before a DDL of ours would fail once after it.
-            statement_cache_size=0,
-        )
-        return await connecting
-    except ValueError:
-        # Its text may quote a piece of the password: one that holds a slash is taken for a port.
-        raise PlanError(
-            "the connection's address can't be read as a URL (it is not shown, since it may hold a password)",
-            hint="write special characters of the password percent-encoded: / as %2F, # as %23, ? as %3F, @ as %40",
-        ) from None
+    connecting = asyncpg.connect(
+        addresses.driver_url(address),
+        connection_class=_KeptAlive,
+        server_settings=settings,
+        timeout=CONNECT_SECONDS,
+        # Plans of statements that were prepared before a DDL of ours would fail once after it.
+        statement_cache_size=0,
+    )
+    return await connecting
 
 
 async def end(connection: Connection) -> None:
