@@ -15,7 +15,7 @@ from knarr.telemetry.scrub import scrub
 
 # The longest matching prefix of the SQLSTATE decides. What is not listed stops the run (PlanError): an error that
 # nobody thought of must reach a person, not be retried for ever.
-_TRANSIENT: Final = "it is retried by itself; if it goes on, look at the server's log"
+_TRANSIENT: Final = "a run tries it again by itself, a command is given again; if it goes on, look at the server's log"
 _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "KN": (LostLease, "nothing: another attempt or a rollback has taken over, and this writer wrote nothing"),
     "08": (TransientError, _TRANSIENT),
@@ -47,7 +47,7 @@ _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "2BP01": (PlanError, "something outside the run depends on it; Knarr never drops with CASCADE"),
     "25006": (PlanError, "the session may only read: is this a standby, or the source's connection?"),
 }
-_IN_THE_LOG: Final = "read the server's own words in the worker's log, then mend the plan or the database"
+_IN_THE_LOG: Final = "read the server's own words, here or in the worker's log, then mend the plan or the database"
 _UNEXPECTED: Final = "this error is not one that Knarr knows; please report it with the worker's log"
 
 
@@ -84,10 +84,15 @@ def classify(error: BaseException, doing: str) -> KnarrError:
         return PlanError(f"{doing}: {name}{raised_at(error)}", hint=_UNEXPECTED, detail=detail)
     if isinstance(error, OSError | TimeoutError | EOFError):
         # What the numbers mean, by this machine's own table.
-        numbers = [getattr(error, "errno", None) or 0, *map(int, _NUMBER.findall(said))]
-        reasons = "; ".join(dict.fromkeys(os.strerror(number) for number in numbers if number > 0))
+        reasons = "; ".join(map(os.strerror, numbers(error)))
         return TransientError(f"{doing}: {name}{f': {reasons}' if reasons else ''}", hint=_TRANSIENT, detail=detail)
     return PlanError(f"{doing}: {name}{raised_at(error)}", hint=_UNEXPECTED, detail=detail)
+
+
+def numbers(error: BaseException) -> dict[int, None]:
+    """The numbers of the system's errors in it, each once; asyncio puts those of several addresses into one text."""
+    found = [getattr(error, "errno", None) or 0, *map(int, _NUMBER.findall(str(error)))]
+    return dict.fromkeys(number for number in found if number > 0)
 
 
 @contextlib.contextmanager

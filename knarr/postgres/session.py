@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from knarr import addresses
 from knarr.postgres.failures import classified
+from knarr.postgres.reach import reaching
 from knarr.settings import Connections
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ async def connect(dsn: SecretStr | str, *, application_name: str, read_only: boo
     settings = {**PINNED, "application_name": short_name(application_name)}
     if read_only:
         settings["default_transaction_read_only"] = "on"
-    with classified("connecting"):
+    with reaching(address, CONNECT_SECONDS):
         try:
             return await _connect(address, settings | WHERE_KNOWN)
         except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
