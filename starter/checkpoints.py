@@ -1,4 +1,4 @@
-"""Where a rollback of a run can stop, as an operator reads it: names, and the command for the newest."""
+"""Where a rollback of a run can stop, as an operator reads it: names, and the command that takes something back."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,8 +22,12 @@ def stops(progress: Progress) -> str:
         return ""
     if not knows_its_mappings(progress):
         return "checkpoints: the run is still recalling what its mappings are called; look again in a moment"
-    command = shlex.join(["knarr", "rollback", status.run_id, "--to", status.checkpoints[-1]])
-    return f"checkpoints: {_listed(status.checkpoints, status.run_id)}\n  back to the newest: {command} --reason ..."
+    # Nothing came after the newest when the run was taken back to it, nor when it is kept open.
+    stands_at_newest = status.state in {"at checkpoint", "kept open"}
+    to = "start" if stands_at_newest else status.checkpoints[-1]
+    command = shlex.join(["knarr", "rollback", status.run_id, "--to", to])
+    lead = "take everything back" if stands_at_newest else "back to the newest"
+    return f"checkpoints: {_listed(status.checkpoints, status.run_id)}\n  {lead}: {command} --reason ..."
 
 
 def _listed(names: Sequence[str], run_id: str) -> str:

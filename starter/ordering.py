@@ -20,8 +20,7 @@ from starter.checkpoints import knows_its_mappings
 from starter.exits import Exit
 from starter.failures import StarterError
 from starter.runs import RunHandle
-from workflows.controls import how_far
-from workflows.messages import SIGNALS, Accepted, Order, Progress, RollbackOrder, Status
+from workflows.messages import SIGNALS, Accepted, Order, Progress, RollbackOrder
 
 ANSWER_WITHIN: Final = timedelta(seconds=20)
 NAMES_WITHIN_SECONDS: Final = 15.0
@@ -62,15 +61,6 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
             return await _leave(handle, action, order, error)
         raise
     return Answer(accepted.state, accepted.message, "answered")
-
-
-async def destination(handle: RunHandle) -> str:
-    """Where a rollback that names no checkpoint leads, as the run is now; empty when no worker tells."""
-    try:
-        status = await handle.query("status", result_type=Status, rpc_timeout=ANSWER_WITHIN)
-    except (WorkflowQueryFailedError, RPCError):
-        return ""  # the order itself says what is wrong; unnamed, the run decides
-    return how_far(RollbackOrder(actor="-"), status.state, status.checkpoints)
 
 
 async def _until_named(handle: RunHandle) -> None:

@@ -67,7 +67,8 @@ async def rollback(output: Output, run: str, to: str, reason: str, actor: str | 
     """Take the run back to a checkpoint, or to the start.
 
     Without --to: to the last phase that was verified, and `knarr resume` goes forward from there; to the start when
-    there is none, or when the run has moved everything and is kept open. What came later is taken back.
+    there is none, or when the run has moved everything and is kept open. What came later is taken back. A run that
+    stands at that checkpoint already needs --to start.
 
     With --to PHASE/MAPPING the rows of that mapping stay, and of those proved before it in the phase; `knarr resume`
     copies the others again.
@@ -90,13 +91,14 @@ async def _give(
     from knarr.settings import Settings
     from starter import runs
     from starter.connect import connect
-    from starter.ordering import destination, give, this_person
+    from starter.foreseen import destination
+    from starter.ordering import give, this_person
     from workflows.messages import Order, RollbackOrder
 
     service = await connect(Settings())
     handle = await runs.find(service.client, run)
-    if to == "":
-        to = await destination(handle)
+    if to is not None:
+        to = await destination(handle, to)
     if question:
         where = {"": "its last verified phase", "start": "the start"}.get(to or "", f"checkpoint {to}")
         confirmed(output, question.format(run=handle.id, to=where), yes=yes)

@@ -1,5 +1,7 @@
 """What `knarr status` says of where a rollback can stop."""
 
+import pytest
+
 from starter.checkpoints import knows_its_mappings, stops
 from tests.starter.test_screen import RUN, snapshot
 from workflows.messages import Progress, State
@@ -43,6 +45,13 @@ def test_a_name_that_a_shell_would_take_apart_is_quoted_in_the_command() -> None
     told = stops(progress("everyone/shop.order line's #2"))
     assert told.splitlines()[0] == "checkpoints: everyone/shop.order line's #2"
     assert """--to 'everyone/shop.order line'"'"'s #2' --reason""" in told
+
+
+@pytest.mark.parametrize("state", ["at checkpoint", "kept open"])
+def test_where_nothing_came_after_the_newest_going_back_to_it_is_not_offered(state: State) -> None:
+    checkpoints, command = stops(progress("canary", "everyone/shop.order", "everyone", state=state)).splitlines()
+    assert checkpoints == "checkpoints: canary, everyone/shop.order, everyone"
+    assert command == f"  take everything back: knarr rollback {RUN} --to start --reason ..."
 
 
 def test_no_way_back_is_offered_while_the_run_is_going_back() -> None:
