@@ -1,12 +1,12 @@
 """What `knarr doctor` looks at in the databases: each look is a line, ok, warn or fail, and what to do about it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from knarr.errors import KnarrError
 from knarr.plan.models import Plan
-from knarr.plan.names import parse_source
+from knarr.plan.names import parse_source, parse_table
 from knarr.plan.resolved import TableName
 from knarr.postgres import health, schema
 from knarr.postgres.session import Connection, connect
@@ -39,18 +39,26 @@ class Wanted:
     is_source: bool = False
     is_target: bool = False
     tables: tuple[TableName, ...] = ()
-    schemas: tuple[str, ...] = ()
+    """To be read."""
+    made_in: tuple[str, ...] = ()
+    """Schemas in which the run makes tables or types."""
+    filled: tuple[TableName, ...] = ()
+    """Tables that are there and get rows; those that a whole schema stands for are not known here."""
 
 
 def wanted_by(plan: Plan) -> list[Wanted]:
     """The aliases of a plan: source, target, and where its guards ask."""
     sources = [parse_source(mapping.source) for mapping in plan.mappings]
     tables = tuple(dict.fromkeys(name.table_name for name in sources if name.table_name is not None))
-    schemas = tuple(dict.fromkeys(mapping.target_schema for mapping in plan.mappings))
-    both = plan.source == plan.target
-    found = [Wanted(plan.source, is_source=True, is_target=both, tables=tables, schemas=schemas if both else ())]
-    if not both:
-        found.append(Wanted(plan.target, is_target=True, schemas=schemas))
+    makes = [mapping.target_schema for mapping in plan.mappings if mapping.mode == "create"]
+    made_in = tuple(dict.fromkeys([*makes, *(parse_table(name).schema_name for name in plan.types)]))
+    there = [mapping.target_table for mapping in plan.mappings if mapping.mode != "create"]
+    filled = tuple(dict.fromkeys(table for table in there if table is not None))
+    target = Wanted(plan.target, is_target=True, made_in=made_in, filled=filled)
+    if plan.source == plan.target:
+        found = [replace(target, is_source=True, tables=tables)]
+    else:
+        found = [Wanted(plan.source, is_source=True, tables=tables), target]
     others = {guard.on for guard in plan.guards} - {"source", "target", plan.source, plan.target}
     return found + [Wanted(alias) for alias in sorted(others)]
 
@@ -128,17 +136,42 @@ async def _privileges(connection: Connection, wanted: Wanted, server: health.Ser
             fix = f"GRANT SELECT ON {_some(unreadable)} TO {role}"
             found.append(Line("fail", subject, f"role {role} may not read {_some(unreadable)}", fix, Exit.USAGE))
     if wanted.is_target:
-        missing, closed = await health.closed_schemas(connection, wanted.schemas)
-        if closed:
-            fix = f"GRANT USAGE, CREATE ON SCHEMA {_some(closed)} TO {role}"
-            found.append(Line("fail", subject, f"role {role} may not make tables in {_some(closed)}", fix, Exit.USAGE))
-        to_make = missing + ([] if server.knarr_version is not None else ["knarr"])
-        if to_make and not server.may_create:
-            fix = f"GRANT CREATE ON DATABASE {server.database} TO {role}"
-            found.append(Line("fail", subject, f"role {role} may not make schema {_some(to_make)}", fix, Exit.USAGE))
+        found += await _may_make(connection, wanted, server)
+        found += await _may_fill(connection, wanted, server)
     if not found and (wanted.is_source or wanted.is_target):
         doing = " and ".join(word for word, is_so in (("read", wanted.is_source), ("write", wanted.is_target)) if is_so)
         found.append(Line("ok", subject, f"role {role} may {doing} what the plan names"))
+    return found
+
+
+async def _may_make(connection: Connection, wanted: Wanted, server: health.Server) -> list[Line]:
+    subject, role = f"{wanted.alias}: privileges", server.role
+    found: list[Line] = []
+    missing, closed = await health.closed_schemas(connection, wanted.made_in)
+    if closed:
+        fix = f"GRANT USAGE, CREATE ON SCHEMA {_some(closed)} TO {role}"
+        found.append(Line("fail", subject, f"role {role} may not make tables in {_some(closed)}", fix, Exit.USAGE))
+    to_make = missing + ([] if server.knarr_version is not None else ["knarr"])
+    if to_make and not server.may_create:
+        fix = f"GRANT CREATE ON DATABASE {server.database} TO {role}"
+        found.append(Line("fail", subject, f"role {role} may not make schema {_some(to_make)}", fix, Exit.USAGE))
+    return found
+
+
+async def _may_fill(connection: Connection, wanted: Wanted, server: health.Server) -> list[Line]:
+    subject, role = f"{wanted.alias}: privileges", server.role
+    tables = await health.filled(connection, wanted.filled)
+    found: list[Line] = []
+    if missing := [table.name for table in tables if not table.there]:
+        found.append(Line("fail", subject, f"no such table: {_some(missing)}", "knarr check PLAN", Exit.USAGE))
+    if closed := list(dict.fromkeys(table.schema_name for table in tables if not table.may_use)):
+        fix = f"GRANT USAGE ON SCHEMA {_some(closed)} TO {role}"
+        found.append(Line("fail", subject, f"role {role} may not use schema {_some(closed)}", fix, Exit.USAGE))
+    for table in tables:
+        if table.there and table.lacking:
+            lacking = ", ".join(table.lacking)
+            fix = f"GRANT {lacking} ON {table.name} TO {role}"
+            found.append(Line("fail", subject, f"role {role} lacks {lacking} on {table.name}", fix, Exit.USAGE))
     return found
 
 

@@ -43,9 +43,19 @@ SELECT quote_ident(s) || '.' || quote_ident(t) AS name, c.oid IS NOT NULL AS the
   LEFT JOIN pg_class c ON (c.relnamespace, c.relname) = (n.oid, t)
 """
 SCHEMAS: Final = """
-SELECT quote_ident(s) AS name, n.oid IS NOT NULL AS there, has_schema_privilege(n.oid, 'CREATE') AS may_create
+SELECT quote_ident(s) AS name, n.oid IS NOT NULL AS there,
+       has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE') AS may_create
   FROM unnest($1::text[]) AS s
   LEFT JOIN pg_namespace n ON n.nspname = s
+"""
+FILLED: Final = """
+SELECT quote_ident(s) || '.' || quote_ident(t) AS name, quote_ident(s) AS schema, c.oid IS NOT NULL AS there,
+       has_schema_privilege(n.oid, 'USAGE') AS may_use,
+       ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+              WHERE NOT has_table_privilege(c.oid, p)) AS lacking
+  FROM unnest($1::text[], $2::text[]) AS wanted (s, t)
+  LEFT JOIN pg_namespace n ON n.nspname = s
+  LEFT JOIN pg_class c ON (c.relnamespace, c.relname) = (n.oid, t)
 """
 
 
@@ -97,6 +107,16 @@ async def look(connection: Connection) -> Server:
     return Server(**found, knarr_version=version, may_use=may_use is not False)
 
 
+class Filled(_Frozen):
+    """A table that is there before a run writes to it, as a role sees it; names as SQL writes them."""
+
+    name: str
+    schema_name: str
+    there: bool
+    may_use: bool = Field(description="the schema; true when there is none")
+    lacking: list[str] = Field(description="privileges that a run needs there and the role has not")
+
+
 async def held_leases(connection: Connection) -> list[HeldLease]:
     """Leases that are not released, the oldest first; the knarr schema must be there.
 
@@ -117,8 +137,29 @@ async def unreadable(connection: Connection, tables: Sequence[TableName]) -> tup
 
 
 async def closed_schemas(connection: Connection, schemas: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of schemas: those that are not there, and those in which the role may not make tables."""
+    """Of schemas that tables are made in: those that are not there, and those in which the role may not make any."""
     with classified("looking at the target's schemas"):
         rows = await connection.fetch(SCHEMAS, list(schemas))
     missing = [row["name"] for row in rows if not row["there"]]
     return missing, [row["name"] for row in rows if row["there"] and not row["may_create"]]
+
+
+async def filled(connection: Connection, tables: Sequence[TableName]) -> list[Filled]:
+    """Whether rows can be written to tables that are to be there, verified and taken back.
+
+    Raises:
+        TransientError, PlanError: as the server says.
+    """
+    schemas, names = [table.schema_name for table in tables], [table.name for table in tables]
+    with classified("looking at the target's tables"):
+        rows = await connection.fetch(FILLED, schemas, names)
+    return [
+        Filled(
+            name=row["name"],
+            schema_name=row["schema"],
+            there=row["there"],
+            may_use=row["may_use"] is not False,
+            lacking=row["lacking"],
+        )
+        for row in rows
+    ]
