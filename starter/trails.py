@@ -1,11 +1,13 @@
 """Which run's trail is meant, what Temporal witnesses of it, and the report made of both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from temporalio.client import Client
+
 from knarr.audit.chain import AuditHead
-from knarr.audit.facts import ReportData
+from knarr.audit.facts import ReportData, SaidFacts
 from knarr.audit.gather import gather
 from knarr.audit.report import render_report, report_json
 from knarr.audit.signing import key_of_environment
@@ -15,17 +17,19 @@ from starter import runs
 from starter.aliases import load_connections
 from starter.connect import Service, connect
 from starter.evidence import target_of, witnesses
+from starter.following import look
 
 Form = Literal["html", "json"]
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run, its target's alias, and the heads of its audit chain that Temporal's history holds."""
+    """A run, its target's alias, and what Temporal knows: the heads of its audit chain, and where the run stands."""
 
     run_id: str
     target: str
     witnesses: list[AuditHead]
+    said: SaidFacts = field(default_factory=SaidFacts)
 
     def file(self, form: Form) -> Path:
         """Where its report goes unless somebody says otherwise."""
@@ -45,8 +49,18 @@ async def named_run(settings: Settings, run: str, target: str | None) -> FoundRu
 
 
 async def found_run(service: Service, handle: runs.RunHandle) -> FoundRun:
-    """A run with what Temporal's history witnesses of it."""
-    return FoundRun(handle.id, await target_of(handle), await witnesses(service.client, handle.id))
+    """A run with what Temporal's history witnesses of it, and what it says of itself."""
+    heads = await witnesses(service.client, handle.id)
+    return FoundRun(handle.id, await target_of(handle), heads, await said_by(service.client, handle))
+
+
+async def said_by(client: Client, handle: runs.RunHandle) -> SaidFacts:
+    """What a run says of itself, or told the server last where no worker answers."""
+    seen = await look(client, handle)
+    if not seen.running or seen.progress is None:
+        return SaidFacts(state=seen.told)
+    status = seen.progress.status
+    return SaidFacts(state=status.state, waiting_for=status.waiting_for, message=status.message)
 
 
 async def write_report(settings: Settings, found: FoundRun, file: Path, form: Form = "html") -> ReportData:
@@ -62,7 +76,7 @@ async def write_report(settings: Settings, found: FoundRun, file: Path, form: Fo
     dsn = load_connections(settings).resolve(found.target)
     connection = await connect_database(dsn, application_name="knarr report", read_only=True)
     try:
-        data = await gather(connection, found.run_id, found.witnesses, key)
+        data = await gather(connection, found.run_id, found.witnesses, key, found.said)
     finally:
         await connection.close()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,9 @@ from knarr.audit.chain import AuditEntry, AuditHead, ChainFault
 SCHEMA_VERSION: Final = 1
 
 Outcome = Literal[
-    "proved", "accepted", "differs", "running", "rolled back", "aborted", "not taken back", "not verified", "altered"
-]
+    "proved", "accepted", "differs", "running", "being taken back", "rolled back", "aborted", "not taken back",
+    "not verified", "altered",
+]  # fmt: skip
 
 # Values of any type are shown to people, never computed with; verification decides how it writes them.
 Shown = Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))]
@@ -115,6 +116,14 @@ class RunFacts(Facts):
     ended_at: datetime | None = None
 
 
+class SaidFacts(Facts):
+    """What the run's workflow last said of itself; empty where Temporal was not asked."""
+
+    state: str = ""
+    waiting_for: str = ""
+    message: str = ""
+
+
 class MappingFacts(Facts):
     """One mapping, its copy summed over partitions and phases. `seconds` is work, so more than the clock's."""
 
@@ -186,6 +195,7 @@ class ReportData(Facts):
     explanation: str = Field(description="what stands behind the sentence, still for everybody")
     doubts: list[str] = Field(default_factory=list, description="why evidence in this report can't be relied on")
     run: RunFacts
+    said: SaidFacts = Field(default_factory=SaidFacts)
     environment: EnvironmentFacts
     mappings: list[MappingFacts]
     checks: list[StoredCheck] = Field(description="every result of every round, one a partition")

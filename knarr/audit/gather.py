@@ -17,6 +17,7 @@ from knarr.audit.facts import (
     ObjectFacts,
     ReportData,
     RunFacts,
+    SaidFacts,
     StoredCheck,
     TrailFacts,
     VerdictFacts,
@@ -77,6 +78,7 @@ async def gather(
     run_id: str,
     witnesses: Sequence[chain.AuditHead] = (),
     key: SigningKey | None = None,
+    said: SaidFacts | None = None,
 ) -> ReportData:
     """Reads everything that the target knows of a run, in one snapshot, and says what it amounts to.
 
@@ -86,6 +88,7 @@ async def gather(
         witnesses: heads of the audit chain that Temporal's history holds; without them a chain that was cut and
             wound back can't be told from a whole one.
         key: what every verdict in the trail must be signed with; without one no signature is checked.
+        said: what the run's workflow says of itself, where Temporal was asked.
 
     Raises:
         PlanError: the target knows no such run.
@@ -120,6 +123,7 @@ async def gather(
             started_at=run_row["started_at"],
             ended_at=run_row["ended_at"],
         ),
+        said=said or SaidFacts(),
         environment=_environment(survey),
         mappings=[_mapping(row) for row in mapping_rows],
         checks=[StoredCheck(**dict(row) | {"result": _document(row["result"])}) for row in check_rows],

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import JsonValue
 
-from knarr.audit import charts, shown, signing, story
+from knarr.audit import charts, shown, signing, standing, story
 from knarr.audit.canonical import canonical_json, digest_of
 from knarr.audit.facts import CheckFacts, Facts, FindingFacts, MappingFacts, ReportData
 from knarr.audit.judged import judged_checks
@@ -75,6 +75,7 @@ def render_report(data: ReportData) -> str:
     )
     return environment.get_template("report.html.j2").render(
         data=data,
+        state=standing.state_of(data),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         kinds=charts.kinds(data),
         slowest=charts.slowest(data),

@@ -1,5 +1,6 @@
 """The verdict in a sentence: what happened to the data, in words for somebody who has never seen a database."""
 
+from knarr.audit import standing
 from knarr.audit.evidence import ENDED_WELL, skips
 from knarr.audit.facts import CheckFacts, Outcome, ReportData, VerdictFacts
 from knarr.audit.judged import judged_checks
@@ -30,6 +31,8 @@ def _outcome(data: ReportData) -> Outcome:
         if _left(data):
             return "not taken back"
         return "rolled back" if data.run.state == "rolled back" else "aborted"
+    if standing.is_taken_back(data):
+        return "being taken back"
     verdict = _last_verdict(data)
     if verdict is not None and not verdict.passed:
         return "accepted" if data.run.state in ENDED_WELL and skips(data) else "differs"
@@ -51,6 +54,8 @@ def _headline(outcome: Outcome, data: ReportData) -> str:
         if data.doubts == data.signatures.doubts:
             return "A verdict of this run is not signed by the key it was checked with. Nothing here can be relied on."
         return "The evidence of this run has been altered. Nothing in this report can be relied on."
+    if outcome == "being taken back":
+        return standing.taking_back(data)
     if outcome == "accepted":
         found = counted(differences or len(_failed(data)), "difference" if differences else "failed check")
         return f"Accepted by a person in spite of {found} between {run.source} and {run.target}."
@@ -68,7 +73,7 @@ def _headline(outcome: Outcome, data: ReportData) -> str:
         return f"Nothing was kept: an operator stopped the run, and all it had written to {run.target} was taken back."
     if outcome == "running":
         moved = counted(rows, "row")
-        return f"Still running: {moved} of {tables} moved from {run.source} to {run.target} so far."
+        return f"{standing.going_on(data)}: {moved} of {tables} moved from {run.source} to {run.target} so far."
     return f"Not verified: {counted(rows, 'row')} of {tables} moved from {run.source} to {run.target}, nothing proved."
 
 
@@ -87,6 +92,8 @@ def _explanation(outcome: Outcome, data: ReportData) -> str:
         return " ".join(f"The reason given: {reason}." for reason in skips(data))
     if outcome == "not taken back":
         return ". ".join(_left(data)) + "."
+    if needed := standing.needs(data):
+        return needed
     failed = _failed(data)
     if failed:
         return _first(failed[0], data)

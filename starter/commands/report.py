@@ -23,6 +23,7 @@ async def report(output: Output, run: str, form: Literal["html", "json"], file: 
     KNARR_SIGNING_KEY_FILE every verdict must be signed by that key; without it no signature is checked, and it says so.
     """
     from knarr.audit.signing import told
+    from knarr.audit.standing import state_of
     from knarr.settings import Settings
     from starter.trails import named_run, write_report
 
@@ -40,6 +41,7 @@ async def report(output: Output, run: str, form: Literal["html", "json"], file: 
             "file": str(path),
             "format": form,
             "outcome": data.outcome,
+            "state": state_of(data),
             "headline": data.headline,
             "doubts": list(data.doubts),
             "witnesses": len(found.witnesses),

@@ -6,7 +6,11 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from knarr.audit.facts import ReportData
+from knarr.audit.gather import gather
 from knarr.local.cluster import Cluster
+from knarr.postgres.session import connect
+from starter.trails import said_by
 from tests.saga.scene import Scene, run_script
 from tests.saga.test_whole_run import dump
 from workflows.messages import Order, Status
@@ -23,6 +27,15 @@ async def stuck(scene: Scene, handle: WorkflowHandle[Any, Status], order: str) -
     await run_script(scene.target_dsn, THEIRS)
     await scene.order(handle, order)
     return await scene.until(handle, "waiting for a person")
+
+
+async def report(scene: Scene, handle: WorkflowHandle[Any, Status]) -> ReportData:
+    """What `knarr report` makes of the run now."""
+    connection = await connect(scene.target_dsn, application_name="test report", read_only=True)
+    try:
+        return await gather(connection, scene.run_id, said=await said_by(scene.client, handle))
+    finally:
+        await connection.close()
 
 
 async def refusal(scene: Scene, handle: WorkflowHandle[Any, Status], action: str, reason: str = "a test") -> str:
@@ -46,6 +59,11 @@ async def test_the_exact_error_is_shown_and_a_retry_ends_it_once_the_cause_is_me
         assert "view theirs depends on table shop.customer" in status.message
         assert f"knarr retry {scene.run_id}" in status.waiting_for
         assert f"knarr skip {scene.run_id}" in status.waiting_for
+
+        reported = await report(scene, handle)
+        assert reported.headline.startswith("Being taken back, and waiting for a person:")
+        assert "view theirs depends on table shop.customer" in reported.explanation
+        assert f"knarr retry {scene.run_id}" in reported.explanation
 
         await scene.order(handle, "retry", "perhaps it works now")
         await scene.until(handle, "waiting for a person")

@@ -1,0 +1,73 @@
+"""What the report says of a run that has not ended: it goes on, is held, is being taken back, or waits for a person."""
+
+import pytest
+
+from knarr.audit.chain import AuditHead
+from knarr.audit.facts import ReportData, SaidFacts, TrailFacts
+from knarr.audit.report import render_report
+from knarr.audit.sentence import conclude
+from knarr.audit.standing import state_of
+from tests.audit import specimen
+from tests.audit.test_report import Page
+
+ORDERED: specimen.Item = ("o/1", "operator", {"action": "rollback", "actor": "mira", "accepted": True}, 20.0)
+REFUSED: specimen.Item = ("o/2", "operator", {"action": "abort", "actor": "mira", "accepted": False}, 21.0)
+RAISED: specimen.Item = ("raise epoch 1", "decision", {"summary": "writers of epoch 1 lose the right to write"}, 22.0)
+RESUMED: specimen.Item = ("o/3", "operator", {"action": "resume", "actor": "mira", "accepted": True}, 23.0)
+PROBLEM = "can't take back: rows: 4 rows of shop.order were changed by somebody else"
+RETRY = f"`knarr retry {specimen.RUN} --reason ...`"
+
+
+def under_way(*items: specimen.Item, state: str = "running", said: SaidFacts | None = None) -> ReportData:
+    """A run whose record is open, with these entries in its trail."""
+    data = specimen.report()
+    start: specimen.Item = ("start", "run started", {}, 0.0)
+    entries = specimen.linked(specimen.RUN, [start, *items])
+    trail = TrailFacts(entries=entries, head=AuditHead(position=len(entries), digest=entries[-1].digest))
+    run = data.run.model_copy(update={"state": state, "ended_at": None})
+    changes = {"run": run, "trail": trail, "verdicts": [], "checks": [], "said": said or SaidFacts()}
+    return conclude(data.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("state", ["running", "sealed"])
+@pytest.mark.parametrize("turned", [[ORDERED], [RAISED], [RESUMED, RAISED], [RAISED, RESUMED, ORDERED]])
+def test_a_run_that_has_turned_back_says_so_by_its_trail_alone(turned: list[specimen.Item], state: str) -> None:
+    data = under_way(*turned, state=state)
+    assert data.outcome == "being taken back"
+    assert data.headline == "Being taken back: not all that this run had written to shop is gone yet."
+    assert state_of(data) == "being taken back"
+
+
+def test_a_run_that_waits_on_its_way_back_says_with_what_and_what_answers() -> None:
+    said = SaidFacts(state="waiting for a person", message=PROBLEM, waiting_for=RETRY)
+    data = under_way(RAISED, said=said)
+    assert data.headline.startswith("Being taken back, and waiting for a person:")
+    assert data.explanation == f"{PROBLEM}. To answer: {RETRY}."
+    page = " ".join(Page(render_report(data)).text.split())
+    assert "being taken back, waiting for a person" in page
+    assert "Still running" not in page
+
+
+@pytest.mark.parametrize("entries", [[], [REFUSED], [RAISED, RESUMED]])
+def test_a_run_that_goes_forward_is_still_running(entries: list[specimen.Item]) -> None:
+    data = under_way(*entries, said=SaidFacts(state="running"))
+    assert data.outcome == "running"
+    assert data.headline.startswith("Still running: 866,602 rows of 8 tables moved")
+    assert state_of(data) == "running"
+
+
+@pytest.mark.parametrize(
+    ("said", "begins"),
+    [("at checkpoint", "At checkpoint: "), ("paused", "Paused: "), ("terminated", "Terminated: ")],
+)
+def test_a_run_that_is_held_or_gone_is_not_called_running(said: str, begins: str) -> None:
+    entries = [RAISED] if said != "paused" else []
+    data = under_way(*entries, said=SaidFacts(state=said))
+    assert data.headline.startswith(begins)
+    assert state_of(data) == said
+
+
+def test_once_the_record_is_closed_it_alone_counts() -> None:
+    data = specimen.report(differs=True).model_copy(update={"said": SaidFacts(state="unwinding")})
+    assert conclude(data).outcome == "rolled back"
+    assert state_of(data) == "rolled back"
