@@ -1,7 +1,8 @@
 """The runbook of a plan: what a run will do on the target, statement by statement, and what people on duty can do."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 # the other end is a reshape with joins over a shared 1 Gbit/s line.
 FAST: Final = 150_000_000
 SLOW: Final = 20_000_000
+# Into a table that has rows: 130 MB in 26.6 s, half inserted and half updated, two indexes (docs/benchmarks.md).
+MERGED: Final = 5_000_000
 
 _STAGES: Final[tuple[tuple[str, tuple[Stage, ...]], ...]] = (
     ("Before the rows", ("before", "table")),
@@ -27,10 +30,30 @@ _STAGES: Final[tuple[tuple[str, tuple[Stage, ...]], ...]] = (
     ("After the rows: indexes and constraints", ("indexes", "constraints")),
     ("After all tables: foreign keys", ("foreign keys",)),
 )
+BUILT: Final[tuple[Stage, ...]] = ("keys", "indexes", "constraints", "foreign keys")
 
 
-def render_runbook(plan: Plan, survey: Survey) -> str:
-    """The runbook in markdown. Names and SQL from plan and databases are shown, never let act on the page."""
+CHANGED_SINCE: Final = {
+    "stop": "the run waits for a person, who decides table by table whether theirs are kept or it is all restored",
+    "keep theirs": "they stay as they are, and a table that the run made is not dropped before they are elsewhere",
+    "restore ours": "they are LOST: the table becomes what it was before the run; the audit trail says how many",
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement that writes rows on the target, or looks whether they may be written, and what it is for."""
+
+    purpose: str
+    sql: str
+
+
+def render_runbook(plan: Plan, survey: Survey, rows: Mapping[int, Sequence[Statement]]) -> str:
+    """The runbook in markdown. Names and SQL from plan and databases are shown, never let act on the page.
+
+    Args:
+        rows: by mapping, what one of its partitions asks of the target.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=False,  # markdown, not HTML: each value goes through one of the filters below
@@ -44,6 +67,7 @@ def render_runbook(plan: Plan, survey: Survey) -> str:
     )
     objects = [*survey.objects, *(item for mapping in survey.mappings for item in mapping.objects)]
     volume = sum(mapping.estimated_bytes for mapping in survey.mappings)
+    merged = sum(mapping.estimated_bytes for mapping in survey.mappings if mapping.occupied)
     size = size_bytes(plan.limits.partition_size)
     kept = "" if plan.rollback.keep_for.strip("0") in ("ms", "s", "m", "h", "d") else plan.rollback.keep_for
     text = environment.get_template("runbook.md.j2").render(
@@ -52,28 +76,38 @@ def render_runbook(plan: Plan, survey: Survey) -> str:
         rows=sum(mapping.estimated_rows for mapping in survey.mappings),
         bytes=volume,
         partitions=[max(1, -(-mapping.estimated_bytes // size)) if mapping.key else 1 for mapping in survey.mappings],
-        fast=max(volume / FAST, 1.0),
-        slow=max(volume / SLOW, 1.0),
+        fast=(volume - merged) / FAST,
+        slow=(volume - merged) / SLOW,
+        merging=merged / MERGED,
+        row_statements=rows,
+        changed_since=CHANGED_SINCE[plan.rollback.changed_since],
         early=_of(objects, ("before", "table")),
-        statements=[(title, found) for title, stages in _STAGES if (found := _of(objects, stages))],
+        before=_titled(objects, _STAGES[:1]),
+        after=_titled(objects, _STAGES[1:]),
         selects=[_select(mapping) for mapping in survey.mappings],
-        phases=[_phase(phase) for phase in plan.rollout],
+        phases=[_phase(phase, builds=bool(_of(objects, BUILT))) for phase in plan.rollout],
         keep=f", also for {kept} after it has succeeded" if kept else " until the run is complete",
         kept=kept,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
+def _titled(
+    objects: Iterable[DatabaseObject], stages: Sequence[tuple[str, tuple[Stage, ...]]]
+) -> list[tuple[str, list[DatabaseObject]]]:
+    return [(title, found) for title, of in stages if (found := _of(objects, of))]
+
+
 def _of(objects: Iterable[DatabaseObject], stages: tuple[Stage, ...]) -> list[DatabaseObject]:
     return [item for item in objects if item.stage in stages]
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: Phase, *, builds: bool) -> str:
     parts = [
         "Rows where " + "; ".join(f"{_line(mapping)}: {_code(where)}" for mapping, where in phase.where.items())
         if phase.where
         else "All rows that remain",
-        "then keys, indexes and constraints, then verification",
+        "then keys, indexes and constraints, then verification" if builds else "then verification",
     ]
     if phase.soak:
         parts.append(f"then {phase.soak} of waiting")

@@ -18,10 +18,12 @@ async def runbook(output: Output, plan: str, file: str | None) -> Exit:
     from knarr.audit.runbook import render_runbook
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
+    from starter.row_statements import row_statements
     from starter.surveys import survey_plan
 
     loaded = load_plan(Path(plan))
-    text = render_runbook(loaded.plan, await survey_plan(Settings(), loaded.plan))
+    survey = await survey_plan(Settings(), loaded.plan)
+    text = render_runbook(loaded.plan, survey, {each.number: row_statements(each) for each in survey.mappings})
     if file is not None:
         Path(file).write_text(text, encoding="utf-8")
         output.result(f"runbook written to {file}")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from knarr.audit.runbook import render_runbook
+from knarr.audit import runbook
+from knarr.audit.runbook import Statement
 from knarr.plan.models import Plan
 from knarr.plan.resolved import DatabaseObject, ResolvedColumn, ResolvedMapping, Survey, SurveyProblem, TableName
 
@@ -74,6 +75,10 @@ def plan(**more: object) -> Plan:
     return Plan.model_validate(known | more)
 
 
+def render_runbook(plan: Plan, survey: Survey) -> str:
+    return runbook.render_runbook(plan, survey, {0: [Statement(purpose="the rows go in", sql="COPY shop FROM STDIN")]})
+
+
 def test_it_says_what_will_run_word_for_word_and_in_order() -> None:
     text = render_runbook(plan(), survey())
     parts = [
@@ -81,11 +86,15 @@ def test_it_says_what_will_run_word_for_word_and_in_order() -> None:
         "1. **Claim.**",
         "2. **Survey.**",
         "4. **Copy, build, verify.**",
-        'CREATE TABLE shop."order" (id integer)',
-        'DROP TABLE IF EXISTS shop."order"',
-        "ALTER TABLE ADD PRIMARY KEY",
+        "## The statements that will run on legacy, the source",
         "SELECT o.o_orderkey AS id,\n       o.o_totalprice * 2 AS total\n  FROM public.orders o\n WHERE o.o_orderkey",
         "-- then through transforms.orders:clean",
+        "## The statements that will run on shop, the target",
+        'CREATE TABLE shop."order" (id integer)',
+        'DROP TABLE IF EXISTS shop."order"',
+        "1. the rows go in\n\n```sql\nCOPY shop FROM STDIN\n```",
+        "Taken back: the run's rows are removed.",
+        "ALTER TABLE ADD PRIMARY KEY",
         "*total is positive*: `total > 0`",
     ]
     places = [text.index(part) for part in parts]
@@ -157,6 +166,54 @@ def test_names_and_sql_can_not_act_on_the_page() -> None:
 def test_a_secret_in_a_statement_is_blanked() -> None:
     text = render_runbook(plan(), survey(create="CREATE USER MAPPING OPTIONS (password 'hunter2')"))
     assert "hunter2" not in text
+
+
+def merging(**changes: object) -> Survey:
+    """The survey of a plan that makes nothing: its one table is there and has rows."""
+    found = survey()
+    changes = {"mode": "merge", "transform": None, "objects": [], "estimated_bytes": 2_000_000_000} | changes
+    return found.model_copy(update={"mappings": [found.mappings[0].model_copy(update=changes)]})
+
+
+def test_what_a_merge_does_to_rows_that_are_there_is_told() -> None:
+    text = render_runbook(plan(), merging(delete_missing=True, scope="region = 'north'"))
+    assert "| merge, **deletes** rows that the source lacks |" in text
+    assert "3. **Create.** Nothing: every table of the plan is there." in text
+    assert "All rows that remain, then verification." in text
+    assert "shop.order, mode merge, only rows where `region = 'north'`:" in text
+    assert "Taken back from the undo log: inserted rows go, updated and deleted ones get back what they held." in text
+    assert "Rows that go into tables that have rows take about 6 min 40 s" in text
+    assert "Copying" not in text
+
+
+@pytest.mark.parametrize(
+    ("changed_since", "told"),
+    [
+        ("stop", "the run waits for a person"),
+        ("keep theirs", "they stay as they are"),
+        ("restore ours", "they are LOST"),
+    ],
+)
+def test_what_becomes_of_rows_that_others_changed_is_told(changed_since: str, told: str) -> None:
+    text = render_runbook(plan(rollback={"changed_since": changed_since}), survey())
+    assert f"(`changed_since: {changed_since}`): {told}" in text
+
+
+def test_few_rows_take_about_a_second_and_not_from_one_to_one() -> None:
+    few = survey()
+    few = few.model_copy(update={"mappings": [few.mappings[0].model_copy(update={"estimated_bytes": 8_192})]})
+    assert "Copying so few rows takes about a second." in render_runbook(plan(), few)
+    assert "in about a second" in render_runbook(plan(), merging(estimated_bytes=8_192))
+    assert "Copying takes between 13.3 s" in render_runbook(plan(), survey())
+
+
+def test_that_it_would_be_refused_is_a_paragraph_of_its_own() -> None:
+    error = SurveyProblem(severity="error", where="shop.order", found="the table is there")
+    assert "\n\n**As it stands the run would be refused**" in render_runbook(plan(), survey(error))
+
+
+def test_a_lost_run_is_ended_with_a_reason() -> None:
+    assert "`knarr doctor --unwind RUN --reason WHY`" in render_runbook(plan(), survey())
 
 
 def test_guards_and_what_a_breach_does_are_told() -> None:
