@@ -29,13 +29,17 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
     from knarr.plan.load import load_plan
     from knarr.settings import Settings
     from knarr.wording import counted
+    from starter.foretold import foretold, standing_rows
     from starter.places import Places
     from starter.surveys import survey_plan
 
     loaded = load_plan(Path(plan))
-    survey = await survey_plan(Settings(), loaded.plan)
+    settings = Settings()
+    survey = await survey_plan(settings, loaded.plan)
     if survey.mappings:
         output.result(_table(survey))
+    for line in foretold(survey.mappings, await standing_rows(settings, loaded.plan, survey)):
+        output.result(line)
     places = Places(loaded.path)
     for problem in survey.problems:
         parts = [f"{problem.severity}: {places.found(problem.where)}: found {problem.found}"]
@@ -76,6 +80,7 @@ def _table(survey: "Survey") -> "Table":
     table = Table(title=title, title_justify="left")
     table.add_column("target table")
     table.add_column("from")
+    table.add_column("mode")
     table.add_column("about rows", justify="right")
     table.add_column("about size", justify="right")
     table.add_column("columns", justify="right")
@@ -87,10 +92,11 @@ def _table(survey: "Survey") -> "Table":
         table.add_row(
             plain(mapping.name),
             plain(f"{mapping.source_table}{through}"),
+            mapping.mode + (", deletes" if mapping.delete_missing else ""),
             f"{mapping.estimated_rows:,}",
             spoken_bytes(mapping.estimated_bytes),
             f"{len(mapping.columns)}",
-            made,
+            made or "nothing",
         )
     return table
 
