@@ -9,11 +9,14 @@ from knarr.audit.sentence import conclude
 from knarr.audit.standing import state_of
 from tests.audit import specimen
 from tests.audit.test_report import Page
+from workflows.controls import Controls
+from workflows.messages import RollbackOrder
 
 ORDERED: specimen.Item = ("o/1", "operator", {"action": "rollback", "actor": "mira", "accepted": True}, 20.0)
 REFUSED: specimen.Item = ("o/2", "operator", {"action": "abort", "actor": "mira", "accepted": False}, 21.0)
 RAISED: specimen.Item = ("raise epoch 1", "decision", {"summary": "writers of epoch 1 lose the right to write"}, 22.0)
 RESUMED: specimen.Item = ("o/3", "operator", {"action": "resume", "actor": "mira", "accepted": True}, 23.0)
+BACK = RollbackOrder(actor="mira", to="canary")
 PROBLEM = "can't take back: rows: 4 rows of shop.order were changed by somebody else"
 RETRY = f"`knarr retry {specimen.RUN} --reason ...`"
 
@@ -46,6 +49,18 @@ def test_a_run_that_waits_on_its_way_back_says_with_what_and_what_answers() -> N
     page = " ".join(Page(render_report(data)).text.split())
     assert "being taken back, waiting for a person" in page
     assert "Still running" not in page
+
+
+def test_on_the_way_to_a_checkpoint_it_is_named_and_that_it_may_be_held_there_where_nobody_was_asked() -> None:
+    answer = Controls(paused=False, decided=0).apply("rollback", BACK, "kept open", ["canary"]).message
+    ordered = ORDERED[0], ORDERED[1], ORDERED[2] | {"answer": answer}, ORDERED[3]
+    asked = under_way(RAISED, ordered, said=SaidFacts(state="unwinding"))
+    assert asked.headline == "Being taken back to checkpoint canary: not all that came later is gone yet."
+    not_asked = under_way(RAISED, ordered)
+    assert state_of(not_asked) == "being taken back to checkpoint canary, or held there"
+    assert not_asked.headline.endswith("or held there: not all that came later may be gone yet.")
+    held = under_way(RAISED, ordered, said=SaidFacts(state="at checkpoint"))
+    assert held.headline.startswith("At checkpoint: ")
 
 
 @pytest.mark.parametrize("entries", [[], [REFUSED], [RAISED, RESUMED]])
