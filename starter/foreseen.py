@@ -1,35 +1,44 @@
 """What a run would make of an order, found out before the order is given and before anybody is asked to confirm it."""
 
-from temporalio.client import WorkflowQueryFailedError
+from temporalio.client import WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
 from starter.exits import Exit
 from starter.failures import StarterError
-from starter.ordering import ANSWER_WITHIN
-from starter.runs import RunHandle
-from workflows.controls import how_far
-from workflows.messages import RollbackOrder, Status
+from starter.ordering import ANSWER_WITHIN, until_named
+from starter.runs import RunHandle, state_of
+from workflows.controls import Controls, how_far
+from workflows.messages import Order, RollbackOrder, Status
 
 
-async def destination(handle: RunHandle, to: str) -> str:
-    """Where a rollback leads, as the run is now; what was asked for when no worker tells.
+async def foreseen(handle: RunHandle, action: str, order: Order) -> Order:
+    """The order as the run would take it now: a rollback that names no checkpoint says where it leads.
 
-    Args:
-        to: a checkpoint, start, or empty for what the run takes that to mean.
+    It stays as it is when no worker tells.
 
     Raises:
-        StarterError: exit 5, the run stands there already: nothing would be taken back.
+        StarterError: exit 5, the run has ended, or would refuse the order, or stands already where it leads.
     """
+    description = await handle.describe()
+    if description.status not in {None, WorkflowExecutionStatus.RUNNING}:
+        raise _refused(handle.id, action, f"the run has ended: {state_of(description)}")
+    if isinstance(order, RollbackOrder) and "/" in order.to:
+        await until_named(handle)
     try:
         status = await handle.query("status", result_type=Status, rpc_timeout=ANSWER_WITHIN)
     except (WorkflowQueryFailedError, RPCError):
-        return to  # the order itself says what is wrong; unnamed, the run decides
-    return leads_to(status, to)
+        return order  # the run itself says what is wrong; unnamed, it decides
+    return held_against(status, action, order)
 
 
-def leads_to(status: Status, to: str) -> str:
-    """Where a rollback leads from where the run stands. Arguments and errors: as `destination`."""
-    where = how_far(RollbackOrder(actor="-", to=to), status.state, status.checkpoints)
+def held_against(status: Status, action: str, order: Order) -> Order:
+    """The same, from where the run stands. Raises as `foreseen`."""
+    controls = Controls(paused=status.state == "paused", decided=0)
+    if refusal := controls.refusal(action, order, status.state, status.checkpoints):
+        raise _refused(status.run_id, action, refusal)
+    if not isinstance(order, RollbackOrder):
+        return order
+    where = how_far(order, status.state, status.checkpoints)
     # What is held at is always the newest checkpoint: going back to it has withdrawn those that came later.
     if status.state == "at checkpoint" and where == status.checkpoints[-1]:
         run = status.run_id
@@ -39,4 +48,8 @@ def leads_to(status: Status, to: str) -> str:
             hint=f"take everything back: knarr rollback {run} --to start --reason ...   "
             f"or go forward again: knarr resume {run} --reason ...",
         )
-    return where
+    return order.model_copy(update={"to": where})
+
+
+def _refused(run_id: str, action: str, reason: str) -> StarterError:
+    return StarterError(Exit.REFUSED, f"{action} is refused: {reason}", hint=f"knarr status {run_id}")

@@ -44,7 +44,7 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
             4, no worker answers and it can't be left for one.
     """
     if isinstance(order, RollbackOrder) and "/" in order.to:
-        await _until_named(handle)
+        await until_named(handle)
     try:
         accepted = await handle.execute_update(action, order, result_type=Accepted, rpc_timeout=ANSWER_WITHIN)
     except WorkflowUpdateFailedError as error:
@@ -63,8 +63,12 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
     return Answer(accepted.state, accepted.message, "answered")
 
 
-async def _until_named(handle: RunHandle) -> None:
-    """Waits for a run that has just continued as new: until it has recalled its survey it knows no mapping by name."""
+async def until_named(handle: RunHandle) -> None:
+    """Waits for a run that has just continued as new: until it has recalled its survey it knows no mapping by name.
+
+    Raises:
+        StarterError: exit 5, it has not recalled it in time.
+    """
     give_up_at = time.monotonic() + NAMES_WITHIN_SECONDS
     while True:
         try:

@@ -91,19 +91,19 @@ async def _give(
     from knarr.settings import Settings
     from starter import runs
     from starter.connect import connect
-    from starter.foreseen import destination
+    from starter.foreseen import foreseen
     from starter.ordering import give, this_person
     from workflows.messages import Order, RollbackOrder
 
     service = await connect(Settings())
     handle = await runs.find(service.client, run)
-    if to is not None:
-        to = await destination(handle, to)
-    if question:
-        where = {"": "its last verified phase", "start": "the start"}.get(to or "", f"checkpoint {to}")
-        confirmed(output, question.format(run=handle.id, to=where), yes=yes)
     who = actor or this_person()
     order = Order(actor=who, reason=reason) if to is None else RollbackOrder(actor=who, reason=reason, to=to)
+    if question:
+        order = await foreseen(handle, action, order)
+        to = order.to if isinstance(order, RollbackOrder) else ""
+        where = {"": "its last verified phase", "start": "the start"}.get(to, f"checkpoint {to}")
+        confirmed(output, question.format(run=handle.id, to=where), yes=yes)
     answer = await give(handle, action, order)
     output.result(f"{handle.id}: {answer.message}")
     output.document(
