@@ -1,14 +1,17 @@
 """The geometry of the report's pictures: what is drawn where, before any markup."""
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
-from knarr.audit.facts import CheckFacts, Facts, ReportData
+from knarr.audit.facts import CheckFacts, Facts, ReportData, StoredCheck
 from knarr.audit.judged import judged_checks
 from knarr.audit.story import Event
+from knarr.wording import counted
 
 CHECKS_SHOWN: Final = 14
-EVENTS_SHOWN: Final = 24
+EVENTS_SHOWN: Final = 24  # besides copies and verification
+BARS_SHOWN: Final = 60
 
 EXPLAINED: Final[dict[str, tuple[str, str]]] = {
     "parity": ("Every row, every column", "each row on the target against what the plan makes of the source"),
@@ -69,6 +72,41 @@ def slowest(data: ReportData) -> list[CheckGroup]:
     return _scaled(made[:CHECKS_SHOWN])
 
 
+def timed(told: Sequence[Event], data: ReportData) -> list[Event]:
+    """What the picture of the time is drawn from: what the trail tells, and verification, which it only concludes.
+
+    The trail has one entry for a verdict, at the end of hours of comparing: those are told by the results' own times.
+    """
+    verified = _verifications(data)
+    return [event for event in told if event.kind != "verdict" or not verified] + verified
+
+
+def _verifications(data: ReportData) -> list[Event]:
+    rounds: dict[tuple[str, int], list[StoredCheck]] = {}
+    for check in data.checks:
+        rounds.setdefault((check.phase, check.round), []).append(check)
+    return [
+        Event(
+            position=0,
+            started=min(_began(check) for check in checks),
+            ended=max(check.computed_at for check in checks),
+            kind="verification",
+            title=f"verify {phase}" + (f", round {number:,}" if number > 1 else ""),
+            detail=counted(len(checks), "result"),
+            outcome="passed" if all(check.outcome == "passed" for check in checks) else "failed",
+            undo=False,
+        )
+        for (phase, number), checks in rounds.items()
+    ]
+
+
+def _began(check: StoredCheck) -> datetime:
+    seconds = check.result.get("seconds")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 10.0**8:  # a check can't last longer than a run
+        return check.computed_at
+    return check.computed_at - timedelta(seconds=seconds)
+
+
 def time_span(told: Sequence[Event]) -> float:
     """Seconds from the beginning of the first event to the end of the last: the axis of `time_bars`."""
     if not told:
@@ -77,12 +115,18 @@ def time_span(told: Sequence[Event]) -> float:
 
 
 def time_bars(told: Sequence[Event]) -> list[Bar]:
-    """What took time, on one axis from the first entry to the last; the longest 24 in order of their beginning."""
+    """What took time, on one axis from the first entry to the last, in order of its beginning.
+
+    All copies and verifications, and of everything else the 24 that took longest; of more than 60 bars the longest.
+    """
     if not told:
         return []
     start = min(event.started for event in told)
     whole = max(time_span(told), 0.001)
-    longest = sorted((event for event in told if event.seconds > 0), key=lambda event: -event.seconds)[:EVENTS_SHOWN]
+    by_length = sorted(told, key=lambda event: -event.seconds)
+    rows = [event for event in by_length if event.kind in {"copy", "verification"}]
+    others = [event for event in by_length if event.kind not in {"copy", "verification"} and event.seconds > 0]
+    longest = sorted([*rows, *others[:EVENTS_SHOWN]], key=lambda event: -event.seconds)[:BARS_SHOWN]
     return [
         Bar(
             label=event.title,

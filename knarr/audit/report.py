@@ -55,6 +55,8 @@ def render_report(data: ReportData) -> str:
     """
     # Objects one by one are in the JSON report; the steps that made or dropped them say how many they were.
     told = [event for event in story.events(data) if event.kind != "objects"]
+    timed = charts.timed(told, data)
+    bars = charts.time_bars(timed)
     checks = judged_checks(data)
     findings = [(check, finding) for check in checks for finding in check.findings]
     environment = Environment(
@@ -79,8 +81,9 @@ def render_report(data: ReportData) -> str:
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         kinds=charts.kinds(data),
         slowest=charts.slowest(data),
-        bars=charts.time_bars(told),
-        axis=charts.time_span(told),
+        bars=bars,
+        bars_left_out=sum(event.seconds > 0 for event in timed) - sum(bar.seconds > 0 for bar in bars),
+        axis=charts.time_span(timed),
         whole=(data.run.ended_at - data.run.started_at).total_seconds() if data.run.ended_at else 0.0,
         events=told[:EVENTS_SHOWN],
         events_total=len(told),

@@ -1,13 +1,14 @@
 """The report as people see it: its sentence, its tables, and names that would like to be markup."""
 
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 
 from knarr.audit import offline, story
 from knarr.audit.chain import AuditHead, check_chain
-from knarr.audit.charts import kinds, slowest, time_bars
+from knarr.audit.charts import Bar, kinds, slowest, time_bars, timed
 from knarr.audit.evidence import doubts_about
 from knarr.audit.facts import MappingFacts, ReportData, TrailFacts
 from knarr.audit.report import load_report, mapping_lines, render_report, report_json
@@ -245,6 +246,44 @@ def test_charts_draw_nothing_from_nothing_and_stay_within_their_frame() -> None:
     groups = slowest(specimen.report(differs=True))
     assert groups[0].failed == 1
     assert max(group.share for group in groups) == 1
+
+
+def bars_of(data: ReportData) -> list[Bar]:
+    return time_bars(timed(story.events(data), data))
+
+
+def test_verification_is_drawn_from_its_first_check_to_its_last_and_not_as_its_verdict() -> None:
+    data = specimen.report()
+    [verified] = [bar for bar in bars_of(data) if bar.kind == "verification"]
+    assert verified.label == "verify everyone"
+    assert verified.detail == f"{len(data.checks)} results"
+    last = max(check.computed_at for check in data.checks)
+    first = min(check.computed_at - timedelta(seconds=float(str(check.result["seconds"]))) for check in data.checks)
+    assert verified.seconds == pytest.approx((last - first).total_seconds())
+    assert not [bar for bar in bars_of(data) if bar.label == "verdict"]
+    assert "verify everyone" in render_report(data)
+
+
+def test_verification_that_found_a_difference_is_red_and_each_round_has_its_bar() -> None:
+    data = specimen.report(differs=True)
+    again = [check.model_copy(update={"round": 2, "outcome": "passed"}) for check in data.checks]
+    bars = {bar.label: bar.kind for bar in bars_of(data.model_copy(update={"checks": [*data.checks, *again]}))}
+    assert bars["verify everyone"] == "failed"
+    assert bars["verify everyone, round 2"] == "verification"
+
+
+def test_the_copies_of_all_tables_are_drawn_however_many_longer_steps_there_are() -> None:
+    steps: list[specimen.Item] = [
+        (f"s{n}", "step", {"step": f"build {n}", "outcome": "done", "seconds": 100.0 + n}, 200.0 + n) for n in range(40)
+    ]
+    copies: list[specimen.Item] = [
+        (f"c{n}", "copy", {"mapping": n, "rows": 25, "seconds": 0.0}, 1.0) for n in range(len(specimen.TABLES))
+    ]
+    data = specimen.report().model_copy(update={"trail": trail_of([*copies, *steps])})
+    labels = [bar.label for bar in bars_of(data)]
+    assert {f"copy {name}" for name, *_ in specimen.TABLES} <= set(labels)
+    assert sum(label.startswith("build") for label in labels) == 24
+    assert "16 shorter stretches are in the table alone." in render_report(data)
 
 
 def test_copies_of_a_table_are_told_as_one_stretch() -> None:
