@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from pydantic import JsonValue
 
 from knarr.settings import Settings
+from starter.changes import stored_changes
 from starter.connect import Service
 from starter.exits import Exit
 from starter.following import WAITS, Ending, Snapshot, how_it_ended, kept_open, snapshots, waiting
@@ -13,6 +15,9 @@ from starter.output import Output
 from starter.runs import RunHandle
 from starter.screen import Lines, Screen
 from starter.verdicts import show_verdict, stored_verdict
+from workflows.messages import State
+
+STANDS: Final[frozenset[State]] = frozenset({"kept open", "completed"})
 
 Enough = Callable[[Snapshot], Ending | None]
 
@@ -87,11 +92,19 @@ def _until_somebody_is_needed(output: Output) -> Enough:
 async def conclude(
     output: Output, settings: Settings, service: Service, run_id: str, ending: Ending, *, hints: bool = True
 ) -> None:
-    """Print how a run ended: the verdict as a table, the message, and what to look at next if `hints`."""
+    """Print how a run ended: the verdict as a table, what became of rows that were there, the message, what is next.
+
+    Args:
+        hints: whether to say what to look at next.
+    """
     summary = ending.status.verdict if ending.status else None
     stored = await stored_verdict(settings, run_id, ending.status.target) if ending.status and summary else None
     verdict = stored.verdict if stored else None
     show_verdict(output, verdict, summary, withdrawn=bool(stored and stored.withdrawn))
+    stands = ending.status is not None and ending.status.state in STANDS
+    changes = await stored_changes(settings, run_id, ending.status.target) if ending.status and stands else []
+    for name, changed in changes:
+        output.result(f"{name}: {changed}")
     output.result(f"\n{ending.message}")
     link = service.link(run_id)
     if hints:
@@ -105,6 +118,7 @@ async def conclude(
         "web_ui": link,
         "status": ending.status.model_dump(mode="json") if ending.status else None,
         # Without the statements behind it: those are in the report.
+        "changes": [{"mapping": name, **changed.model_dump(mode="json")} for name, changed in changes],
         "verdict": verdict.model_dump(mode="json", exclude={"checks": {"__all__": {"sql"}}}) if verdict else None,
     }
     output.document("run", body)

@@ -124,6 +124,18 @@ class SaidFacts(Facts):
     message: str = ""
 
 
+class ChangeFacts(Facts):
+    """What became of a table that had rows of its own."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+    def __str__(self) -> str:
+        """For people: 5,000 inserted, 15,000 updated, 0 deleted."""
+        return f"{self.inserted:,} inserted, {self.updated:,} updated, {self.deleted:,} deleted"
+
+
 class MappingFacts(Facts):
     """One mapping, its copy summed over partitions and phases. `seconds` is work, so more than the clock's."""
 
@@ -139,6 +151,7 @@ class MappingFacts(Facts):
     rows: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    changes: ChangeFacts | None = Field(default=None, description="append and merge: by the ledger, repairs included")
     partitions_copied: int = 0
     partitions_planned: int = 0
 

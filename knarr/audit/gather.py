@@ -12,6 +12,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from knarr.audit import chain
 from knarr.audit.evidence import doubts_about
 from knarr.audit.facts import (
+    ChangeFacts,
     EnvironmentFacts,
     MappingFacts,
     ObjectFacts,
@@ -43,10 +44,12 @@ SELECT run_id, plan_name, plan_hash, plan, survey, state, source_alias, target_a
 MAPPINGS: Final = """
 SELECT m.mapping, m.name, m.resolved,
        coalesce(l.rows, 0)::bigint AS rows, coalesce(l.bytes, 0)::bigint AS bytes,
-       coalesce(l.seconds, 0) AS seconds, coalesce(l.copied, 0) AS copied, coalesce(p.planned, 0) AS planned
+       coalesce(l.seconds, 0) AS seconds, coalesce(l.copied, 0) AS copied, coalesce(p.planned, 0) AS planned,
+       l.inserted, l.updated, l.deleted
   FROM knarr.mapping m
   LEFT JOIN (SELECT mapping, sum(rows) AS rows, sum(bytes) AS bytes, sum(seconds) AS seconds,
-                    count(DISTINCT partition) AS copied
+                    count(DISTINCT partition) AS copied,
+                    sum(inserted)::bigint AS inserted, sum(updated)::bigint AS updated, sum(deleted)::bigint AS deleted
                FROM knarr.ledger WHERE run_id = $1 AND rows IS NOT NULL GROUP BY mapping) l USING (mapping)
   LEFT JOIN (SELECT mapping, count(*) AS planned
                FROM knarr.partition WHERE run_id = $1 GROUP BY mapping) p USING (mapping)
@@ -189,9 +192,17 @@ def _mapping(row: "Record") -> MappingFacts:
         rows=row["rows"],
         bytes=row["bytes"],
         seconds=row["seconds"],
+        changes=_changes(row),
         partitions_copied=row["copied"],
         partitions_planned=row["planned"],
     )
+
+
+def _changes(row: "Record") -> ChangeFacts | None:
+    """None where the ledger has no such figures: nothing is copied yet, or the run made or filled the table."""
+    if row["inserted"] is None:
+        return None
+    return ChangeFacts(inserted=row["inserted"], updated=row["updated"], deleted=row["deleted"])
 
 
 def _environment(survey: dict[str, JsonValue]) -> EnvironmentFacts:

@@ -144,7 +144,9 @@ def mapping_lines(data: ReportData) -> list[MappingLine]:
     parity = {check.mapping: check for check in judged_checks(data) if check.kind == "parity"}
     trail = story.copied(data)
     moved = {
-        mapping.number: story.Copied(rows=mapping.rows, bytes=mapping.bytes, seconds=mapping.seconds)
+        mapping.number: story.Copied(
+            rows=mapping.rows, bytes=mapping.bytes, seconds=mapping.seconds, changes=mapping.changes
+        )
         if mapping.partitions_copied
         else trail.get(mapping.name, story.Copied())
         for mapping in data.mappings

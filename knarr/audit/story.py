@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from knarr.audit.canonical import canonical_json
 from knarr.audit.chain import AuditEntry
 from knarr.audit.evidence import body_of
-from knarr.audit.facts import Facts, ReportData
+from knarr.audit.facts import ChangeFacts, Facts, ReportData
 from knarr.wording import counted
 
 _TOLD: Final = frozenset(
@@ -56,6 +56,7 @@ class Copied(Facts):
     rows: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    changes: ChangeFacts | None = None
 
 
 class Action(Facts):
@@ -106,6 +107,7 @@ def copied(data: ReportData) -> dict[str, Copied]:
                 rows=before.rows + int(_number(body.get("rows"))),
                 bytes=before.bytes + int(_number(body.get("bytes"))),
                 seconds=before.seconds + _number(body.get("seconds")),
+                changes=_changes([body], before.changes),
             )
     return moved
 
@@ -150,6 +152,7 @@ def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
         bodies = [body_of(entry.body) for entry in part]
         rows = sum(int(_number(body.get("rows"))) for body in bodies)
         size = f"{counted(rows, 'row')} in {counted(len(part), 'partition')}"
+        changes = _changes(bodies)
         told.append(
             Event(
                 position=part[-1].position,
@@ -157,12 +160,25 @@ def _copies(entries: Sequence[AuditEntry], data: ReportData) -> list[Event]:
                 ended=max(entry.at for entry in part),
                 kind="copy",
                 title=f"copy {mapping}".strip(),
-                detail=", ".join(words for words in (size, f"phase {phase}" if phase else "", _code(bodies)) if words),
+                detail=", ".join(
+                    words
+                    for words in (size, str(changes or ""), f"phase {phase}" if phase else "", _code(bodies))
+                    if words
+                ),
                 outcome="done",
                 undo=False,
             )
         )
     return told
+
+
+def _changes(bodies: Sequence[Mapping[str, JsonValue]], before: ChangeFacts | None = None) -> ChangeFacts | None:
+    """What the copies did to rows that were there, and what others had done before; None of a table without rows."""
+    known = [body for body in bodies if "inserted" in body]
+    if not known and before is None:
+        return None
+    sums = {name: sum(int(_number(body.get(name))) for body in known) for name in ChangeFacts.model_fields}
+    return ChangeFacts(**{name: count + getattr(before, name, 0) for name, count in sums.items()})
 
 
 def _code(bodies: Sequence[Mapping[str, JsonValue]]) -> str:

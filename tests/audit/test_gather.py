@@ -1,6 +1,7 @@
 """Gathering a report from a target whose knarr schema was written by the rooms that write it in a real run."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
@@ -81,8 +82,8 @@ SURVEY = Survey(
 )
 
 
-async def copied(target: Connection) -> Lease:
-    """A run that was surveyed and copied: two mappings, the second in two partitions."""
+async def copied(target: Connection, changes: ledger.Changes | None = None) -> Lease:
+    """A run that was surveyed and copied: two mappings, the second in two partitions, each with these changes."""
     tables = [each.target for each in SURVEY.mappings]
     lease = await claim(target, RUN, PLAN, digest_of(canonical_json(PLAN)), tables, actor="mira")
     await mappings.store_survey(target, lease, RUN, SURVEY)
@@ -97,7 +98,7 @@ async def copied(target: Connection) -> Lease:
         rows = 10 if part.mapping == 0 else 45
         async with fenced(target, lease):
             await ledger.enter(target, lease, RUN, part.mapping, "everyone", part.number, 1)
-            await ledger.close(target, RUN, part.mapping, "everyone", part.number, rows, rows * 10, 0.5)
+            await ledger.close(target, RUN, part.mapping, "everyone", part.number, rows, rows * 10, 0.5, changes)
             body = {"mapping": part.mapping, "phase": "everyone", "rows": rows, "bytes": rows * 10, "seconds": 0.5}
             await chain.append(target, RUN, f"copy {part.mapping}/{part.number}", "copy", body)
     return lease
@@ -193,6 +194,17 @@ async def test_a_run_without_a_verdict_is_still_running_and_says_what_was_moved(
     assert data.outcome == "running"
     assert data.headline == "Still running: 100 rows of 2 tables moved from legacy to shop so far."
     assert data.doubts == []
+
+
+async def test_what_became_of_rows_that_were_there_is_summed_by_table(target: Connection) -> None:
+    await copied(target, ledger.Changes(inserted=1, updated=1_000, deleted=3, others=0, checksum_change=Decimal(0)))
+    customer, order = (await gather(target, RUN)).mappings
+    assert str(customer.changes) == "1 inserted, 1,000 updated, 3 deleted"
+    assert str(order.changes) == "2 inserted, 2,000 updated, 6 deleted"
+
+
+async def test_a_table_that_the_run_made_has_no_such_figures(target: Connection, lease: Lease) -> None:
+    assert [mapping.changes for mapping in (await gather(target, RUN)).mappings] == [None, None]
 
 
 async def test_a_difference_is_named(target: Connection, lease: Lease) -> None:

@@ -10,7 +10,7 @@ from knarr.audit import offline, story
 from knarr.audit.chain import AuditHead, check_chain
 from knarr.audit.charts import Bar, kinds, slowest, time_bars, timed
 from knarr.audit.evidence import doubts_about
-from knarr.audit.facts import MappingFacts, ReportData, TrailFacts
+from knarr.audit.facts import ChangeFacts, MappingFacts, ReportData, TrailFacts
 from knarr.audit.report import load_report, mapping_lines, render_report, report_json
 from knarr.audit.sentence import conclude
 from knarr.audit.shown import duration, short, size, visible
@@ -330,6 +330,19 @@ def test_what_was_taken_back_still_tells_how_much_was_moved() -> None:
     lines = mapping_lines(specimen.report(differs=True))
     assert sum(line.moved.rows for line in lines) == 866_602
     assert all(line.taken_back for line in lines)
+
+
+def test_what_a_merge_did_to_rows_that_were_there_is_told_also_when_it_was_taken_back() -> None:
+    copies: list[specimen.Item] = [
+        (f"c{n}", "copy", {"mapping": 1, "rows": 10, "inserted": 2, "updated": 1_000, "deleted": 0}, float(n))
+        for n in range(2)
+    ]
+    data = specimen.report(differs=True).model_copy(update={"trail": trail_of(copies)})
+    assert mapping_lines(data)[1].moved.changes == ChangeFacts(inserted=4, updated=2_000, deleted=0)
+    assert mapping_lines(data)[0].moved.changes is None
+    [event] = story.events(data)
+    assert event.detail == "20 rows in 2 partitions, 4 inserted, 2,000 updated, 0 deleted"
+    assert "4 inserted, 2,000 updated, 0 deleted" in render_report(data)
 
 
 def test_a_mapping_without_rows_has_no_rate() -> None:
