@@ -56,8 +56,13 @@ def needs(data: ReportData) -> str:
     """What the run waits for a person with and how it is answered; empty when it does not wait, or nobody told."""
     if data.said.state != WAITS:
         return ""
-    parts = [data.said.message, f"To answer: {data.said.waiting_for}" if data.said.waiting_for else ""]
-    return scrub(" ".join(f"{part.rstrip('.')}." for part in parts if part))
+    first, _, more = data.said.message.partition("\n")
+    parts = [
+        first[:1].upper() + first[1:],
+        f"To answer: {data.said.waiting_for}".replace("`", "") if data.said.waiting_for else "",
+        f"The rest of it, with what to look at: knarr status {data.run.run_id}" if more else "",
+    ]
+    return scrub(" ".join(part if part.endswith(".") else f"{part}." for part in parts if part))
 
 
 def _on_the_way(data: ReportData) -> str:

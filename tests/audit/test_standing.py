@@ -18,7 +18,7 @@ RAISED: specimen.Item = ("raise epoch 1", "decision", {"summary": "writers of ep
 RESUMED: specimen.Item = ("o/3", "operator", {"action": "resume", "actor": "mira", "accepted": True}, 23.0)
 BACK = RollbackOrder(actor="mira", to="canary")
 PROBLEM = "can't take back: rows: 4 rows of shop.order were changed by somebody else"
-RETRY = f"`knarr retry {specimen.RUN} --reason ...`"
+RETRY = f"knarr retry {specimen.RUN} --reason ..."
 
 
 def under_way(*items: specimen.Item, state: str = "running", said: SaidFacts | None = None) -> ReportData:
@@ -42,10 +42,11 @@ def test_a_run_that_has_turned_back_says_so_by_its_trail_alone(turned: list[spec
 
 
 def test_a_run_that_waits_on_its_way_back_says_with_what_and_what_answers() -> None:
-    said = SaidFacts(state="waiting for a person", message=PROBLEM, waiting_for=RETRY)
+    said = SaidFacts(state="waiting for a person", message=f"{PROBLEM}\n  next: SELECT", waiting_for=f"`{RETRY}`")
     data = under_way(RAISED, said=said)
     assert data.headline.startswith("Being taken back, and waiting for a person:")
-    assert data.explanation == f"{PROBLEM}. To answer: {RETRY}."
+    whole = f"The rest of it, with what to look at: knarr status {specimen.RUN}."
+    assert data.explanation == f"C{PROBLEM[1:]}. To answer: {RETRY} {whole}"
     page = " ".join(Page(render_report(data)).text.split())
     assert "being taken back, waiting for a person" in page
     assert "Still running" not in page

@@ -62,7 +62,7 @@ async def test_the_exact_error_is_shown_and_a_retry_ends_it_once_the_cause_is_me
 
         reported = await report(scene, handle)
         assert reported.headline.startswith("Being taken back, and waiting for a person:")
-        assert "view theirs depends on table shop.customer" in reported.explanation
+        assert "shop.customer because other objects depend on it. To answer: knarr" in reported.explanation
         assert f"knarr retry {scene.run_id}" in reported.explanation
 
         await scene.order(handle, "retry", "perhaps it works now")
