@@ -98,8 +98,10 @@ async def reset_sequences(given: CompensationInput) -> StepResult:
     async with working("reset sequences", run, mapping=given.mapping, undoing=True), target_of(run) as target:
         reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping, given.phase)
         async with fenced(target, lease_of(run)):
-            head = await compensated(target, run, "sequences", str(reset), mapping=given.mapping, phase=given.phase)
-        return StepResult(count=reset.put_back, head=head)
+            head = await compensated(
+                target, run, "sequences", str(reset), mapping=given.mapping, phase=given.phase, left=reset.stay
+            )
+        return StepResult(count=reset.put_back, head=head, left=reset.stay)
 
 
 async def _create(

@@ -98,9 +98,10 @@ async def remove_rows(given: CompensationInput) -> StepResult:
                 changed_since=plan.rollback.changed_since,
                 limits=plan.limits,
             )
-            count, summary = undone.entries, f"{mapping.name}: {undone.entries:,} changes taken back"
+            count, left = undone.entries, undone.left
+            summary = f"{mapping.name}: {count:,} changes taken back"
         else:
-            count = await remove.remove_rows(
+            removed = await remove.remove_rows(
                 target,
                 lambda: source_of(run),  # only rows in doubt need it, so a dead source does not stop a rollback
                 lease_of(run),
@@ -111,7 +112,8 @@ async def remove_rows(given: CompensationInput) -> StepResult:
                 changed_since=plan.rollback.changed_since,
                 limits=plan.limits,
             )
+            count, left = removed.rows, removed.left
             summary = f"{mapping.name}: {count:,} rows removed"
         async with fenced(target, lease_of(run)):
             head = await compensated(target, run, "copy", summary, mapping=number, phase=given.phase)
-        return StepResult(count=count, head=head)
+        return StepResult(count=count, head=head, left=left)

@@ -62,6 +62,7 @@ class StepResult(Message):
 
     count: int = 0
     head: AuditHead
+    left: list[str] = Field(default_factory=list, description="what a compensation could not make what it was before")
 
 
 class MappingSummary(Message):

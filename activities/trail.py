@@ -1,5 +1,6 @@
 """What activities write into the audit trail, inside the transaction of the effect that it tells of."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -17,14 +18,28 @@ async def stepped(
 
 
 async def compensated(
-    target: Connection, run: RunContext, step: str, summary: str, *, mapping: int = -1, phase: str = ""
+    target: Connection,
+    run: RunContext,
+    step: str,
+    summary: str,
+    *,
+    mapping: int = -1,
+    phase: str = "",
+    left: Sequence[str] = (),
 ) -> chain.AuditHead:
-    """Records that a step has been taken back."""
-    return await _append(target, run, "compensation", step, summary, mapping, phase)
+    """Records that a step has been taken back, and what is not what it was before."""
+    return await _append(target, run, "compensation", step, summary, mapping, phase, left)
 
 
 async def _append(
-    target: Connection, run: RunContext, kind: str, step: str, summary: str, mapping: int, phase: str
+    target: Connection,
+    run: RunContext,
+    kind: str,
+    step: str,
+    summary: str,
+    mapping: int,
+    phase: str,
+    left: Sequence[str] = (),
 ) -> chain.AuditHead:
     epoch = run.lease.epoch if run.lease else 0
     took = datetime.now(UTC) - activity.info().started_time
@@ -38,5 +53,7 @@ async def _append(
         body["mapping"] = mapping
     if phase:
         body["phase"] = phase
+    if left:
+        body["left"] = list(left)
     key = "/".join([kind, step, str(mapping), phase, str(epoch)])
     return await chain.append(target, run.run_id, key, kind, body)

@@ -154,7 +154,7 @@ async def _take_back(
     told = (
         f"{lost.run_id} is taken back: {counted(done.rows, 'row')}, {counted(done.objects, 'object')}, "
         f"{counted(done.sequences, 'sequence')}, {counted(done.verdicts, 'verdict')} withdrawn. "
-        "The target is what it was before."
+        + (f"Not as it was before: {'; '.join(done.left)}." if done.left else "The target is what it was before.")
     )
     return told, {"state": "rolled back", **done.model_dump(mode="json")}
 

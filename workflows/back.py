@@ -33,6 +33,9 @@ NO_SKIP_OF_CLOSING: Final = "until the record is closed the run holds its tables
 # Runs of before gave their lease up for none, when the alias led elsewhere as they raised.
 LEASE_IS_KEPT: Final = "a raise that finds no lease leaves the run its own"
 
+# Runs of before went forward from a checkpoint under the epoch of what had taken them back to it.
+RAISED_AT_CHECKPOINT: Final = "the epoch is raised at a checkpoint once more"
+
 REFUSED: Final = ("ClaimRefused", "SurveyRefused")
 
 
@@ -84,7 +87,7 @@ async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> No
     if to is None and turn.to != "start":
         raise RuntimeError(f"there is no checkpoint {turn.to!r}; there are {conduct.checkpoints}")
     await conduct.saga.unwind(to, take_back)
-    if to is not None:
+    if to is not None and workflow.patched(RAISED_AT_CHECKPOINT):
         await compensate(conduct, "epoch", RAISE_AGAIN)
 
 
@@ -157,7 +160,7 @@ async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
             raise ApplicationError(f"the raise found no lease on {conduct.run.target}; is the alias the run's?")
         conduct.run = conduct.run.model_copy(update={"lease": raised.lease})
         return
-    await workflow.execute_activity(
+    done: StepResult = await workflow.execute_activity(
         compensation.activity,
         CompensationInput(
             run=conduct.run, mapping=compensation.mapping, phase=compensation.phase, name=compensation.name
@@ -166,6 +169,7 @@ async def _attempt(conduct: Conduct, compensation: Compensation) -> None:
         summary=_undoing(compensation),
         **COMPENSATION,
     )
+    conduct.leave(done.left)
 
 
 async def complete(conduct: Conduct) -> None:
@@ -210,9 +214,10 @@ async def raise_how_it_ended(conduct: Conduct, turn: Turn) -> None:
     """
     await conduct.stop_watchers()
     view, run_id = conduct.view, conduct.run.run_id
+    exceptions = [what for what in (conduct.not_taken_back, conduct.but_for) if what]
     back = "The target is what it was before; the source was only read."
-    if conduct.skipped:
-        back = f"NOT TAKEN BACK, by a person's decision: {'; '.join(conduct.skipped)}. The source was only read."
+    if exceptions:
+        back = ". ".join([*exceptions, "The source was only read."])
     if turn.kind == "abort":
         view.message = f"ABORTED: {turn.reason}\n{back}"
         view.show("aborted", step="ended")

@@ -39,6 +39,10 @@ class HistoryIsLongError(Exception):
     """Nothing runs any more; the workflow is to continue as new before its history grows longer."""
 
 
+MOST_LEFT: Final = 20
+MORE_LEFT: Final = "and more, which the report names"
+
+
 class Conduct(Beside):
     """The state of one run and its primitives: a step, a gate to hold at, a person to ask, what is carried along."""
 
@@ -60,6 +64,7 @@ class Conduct(Beside):
         self.survey: SurveyResult | None = None
         self.checked: list[int] = []
         self.skipped: list[str] = list(before.skipped if before else [])
+        self.left: list[str] = list(before.left if before else [])
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
         self._checkpoint = ""
@@ -186,11 +191,28 @@ class Conduct(Beside):
         self.errors = {}
         self.clock_from = workflow.now()
         self.view.message = f"taken back to checkpoint {checkpoint}"
-        if self.skipped:
-            self.view.message += f"; NOT TAKEN BACK, by a person's decision: {'; '.join(self.skipped)}"
+        for what in (self.not_taken_back, self.but_for):
+            self.view.message += f"; {what}" if what else ""
         if self.cancelled:
             # It came while the run was unwinding, which nothing cuts short; it is not lost.
             self.controls.turn_back("abort", "temporal", "cancellation was requested")
+
+    @property
+    def not_taken_back(self) -> str:
+        """What a person has decided to leave, in words; empty: nothing."""
+        return f"NOT TAKEN BACK, by a person's decision: {'; '.join(self.skipped)}" if self.skipped else ""
+
+    @property
+    def but_for(self) -> str:
+        """What was taken back and still is not what it was, in words; empty: nothing."""
+        return f"Not as it was before: {'; '.join(self.left)}" if self.left else ""
+
+    def leave(self, left: list[str]) -> None:
+        """Remembers what is not what it was; so much of it as people read, the report has all."""
+        room = max(0, MOST_LEFT - len(self.left))
+        self.left += left[:room]
+        if len(left) > room and self.left[-1:] != [MORE_LEFT]:
+            self.left.append(MORE_LEFT)
 
     def count_errors(self, phase: str, mapping: int, errors: int) -> None:
         """A mapping's failed attempts to copy, so far; turns the run back when the plan's criterion is met."""
@@ -244,6 +266,7 @@ class Conduct(Beside):
             decided=self.controls.decided,
             round=self.round,
             skipped=self.skipped,
+            left=self.left,
             errors=self.errors,
             clock_from=self.clock_from,
             turn=self.controls.turn,

@@ -198,6 +198,7 @@ class Resumed(Message):
     decided: int
     round: int
     skipped: list[str] = Field(default_factory=list, description="compensations that a person left out")
+    left: list[str] = Field(default_factory=list, description="what is not what it was, since others have written")
     errors: dict[str, int] = Field(default_factory=dict, description="failed attempts to copy, by phase and mapping")
     clock_from: datetime | None = Field(default=None, description="since when the deadline counts, if not the start")
     turn: Turn | None = Field(default=None, description="the run is being taken back; its epoch has been raised")

@@ -101,6 +101,15 @@ def skips(data: ReportData) -> list[str]:
     return [f"{body.get('actor')}: {body.get('reason')}" for body in taken]
 
 
+def stays(data: ReportData) -> list[str]:
+    """What was taken back and still is not what it was, since others have written; each said once."""
+    said: dict[str, None] = {}
+    for entry in data.trail.entries:
+        left = body_of(entry.body).get("left") if entry.kind == "compensation" else None
+        said |= {each: None for each in left if isinstance(each, str)} if isinstance(left, list) else {}
+    return list(said)
+
+
 def body_of(text: str) -> dict[str, JsonValue]:
     """An audit entry's body, or what can be shown of it when it is not the JSON object that it should be."""
     try:

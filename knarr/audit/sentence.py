@@ -1,7 +1,7 @@
 """The verdict in a sentence: what happened to the data, in words for somebody who has never seen a database."""
 
 from knarr.audit import standing
-from knarr.audit.evidence import ENDED_WELL, skips
+from knarr.audit.evidence import ENDED_WELL, skips, stays
 from knarr.audit.facts import CheckFacts, Outcome, ReportData, VerdictFacts
 from knarr.audit.judged import judged_checks
 from knarr.wording import counted
@@ -68,7 +68,11 @@ def _headline(outcome: Outcome, data: ReportData) -> str:
         return f"Not accepted: {failed} between {run.source} and {run.target} did not pass."
     if outcome == "rolled back":
         why = f"{counted(differences, 'difference')} found" if differences else "the run did not succeed"
+        if stays(data):
+            return f"Taken back, but for what others have written to {run.target} meanwhile: {why}."
         return f"Nothing was kept: {why}, and everything this run had written to {run.target} was taken back."
+    if outcome == "aborted" and stays(data):
+        return f"An operator stopped the run; taken back, but for what others have written to {run.target} meanwhile."
     if outcome == "aborted":
         return f"Nothing was kept: an operator stopped the run, and all it had written to {run.target} was taken back."
     if outcome == "running":
@@ -94,6 +98,8 @@ def _explanation(outcome: Outcome, data: ReportData) -> str:
         return ". ".join(_left(data)) + "."
     if needed := standing.needs(data):
         return needed
+    if outcome in ("rolled back", "aborted") and (left := "; ".join(stays(data))):
+        return f"{left[:1].upper()}{left[1:]}."
     failed = _failed(data)
     if failed:
         return _first(failed[0], data)

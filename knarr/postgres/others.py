@@ -95,6 +95,12 @@ def require_decision(
     )
 
 
+def stay(rows: int, mapping: ResolvedMapping) -> list[str]:
+    """That rows are left to others, for whoever reads that the target is what it was before; nothing where none are."""
+    verb = "stays" if rows == 1 else "stay"
+    return [f"{counted(rows, 'row')} of {mapping.name} that others have written {verb}"] if rows else []
+
+
 async def note(
     connection: Connection, lease: Lease, run_id: str, place: str, decided: ChangedSince, summary: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Sequences of the target that must continue after the last row, and their positions before the run."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
@@ -85,9 +86,19 @@ class Reset(BaseModel):
     put_back: int = Field(default=0, ge=0)
     left: tuple[str, ...] = ()
 
+    @property
+    def stay(self) -> list[str]:
+        """What is not as it was, for whoever reads that the target is what it was before."""
+        return stay(self.left)
+
     def __str__(self) -> str:
         stay = f"; those that others have drawn from stay: {', '.join(self.left)}" if self.left else ""
         return f"{self.put_back:,} set back{stay}"
+
+
+def stay(names: Sequence[str]) -> list[str]:
+    """Says of each of these sequences that it is not set back."""
+    return [f"the sequence {name} stays where others may have drawn from it" for name in names]
 
 
 async def set_sequences(

@@ -15,7 +15,7 @@ from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres import before, ledger, merge_sql, others
+from knarr.postgres import before, ledger, merge_sql, others, sequences
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified
 from knarr.postgres.lease import Lease, fence, step_lock
@@ -59,6 +59,7 @@ class Undone(BaseModel):
     entries: int = Field(default=0, ge=0)
     kept: int = Field(default=0, ge=0)
     proof: str = ""
+    left: list[str] = Field(default_factory=list, description="what is not as it was, since others have written")
 
 
 async def undo_phase(
@@ -179,11 +180,13 @@ async def _finish(work: Work) -> Undone:
         await connection.execute(REMEMBER_OTHERS, *work.place, balance["kept"])
         await connection.execute(FINISH, *work.place)
         await connection.execute(ledger.DELETE_PHASE, *work.place)
-        left: list[str] = []
+        name, moved_on = work.mapping.name, list[str]()
         if await connection.fetchval(IS_LAST, work.run_id, work.mapping.number):
-            left = await before.put_sequences_back(connection, work.run_id, work.mapping)
+            moved_on = await before.put_sequences_back(connection, work.run_id, work.mapping)
         kept = f"; {balance['kept']:,} rows of others kept" if balance["kept"] else ""
-        stay = f"; sequences that others may have drawn from stay: {', '.join(left)}" if left else ""
+        stay = f"; sequences that others may have drawn from stay: {', '.join(moved_on)}" if moved_on else ""
+        left = others.stay(balance["kept"], work.mapping) + sequences.stay(moved_on)
+        left += [] if proof.whole else [f"{name} can't be proved as a whole, since others have written to it"]
         summary = f"{balance['entries']:,} changes taken back{kept}; the table holds {proof.said}{stay}"
         body = {
             "step": f"take back the rows of {work.mapping.name}",
@@ -191,7 +194,8 @@ async def _finish(work: Work) -> Undone:
             "summary": summary,
             "mapping": work.mapping.name,
             "phase": work.phase,
+            **({"left": left} if left else {}),
         }
         key = f"remove {work.mapping.number}/{work.phase}/epoch {work.lease.epoch}"
         await chain.append(connection, work.run_id, key, "compensation", body)
-    return Undone(entries=balance["entries"], kept=balance["kept"], proof=proof.said)
+    return Undone(entries=balance["entries"], kept=balance["kept"], proof=proof.said, left=left)

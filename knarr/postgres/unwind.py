@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from graphlib import TopologicalSorter
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from knarr.audit import chain
 from knarr.errors import PlanError
@@ -42,6 +42,7 @@ class Unwound(BaseModel):
     objects: int
     sequences: int
     verdicts: int
+    left: list[str] = Field(default_factory=list, description="what is not as it was, since others have written")
 
 
 async def unwind(
@@ -92,7 +93,7 @@ async def unwind(
     dropped += await unwinding.drop(objects.OF_THE_RUN, "the run", BEFORE_ROWS)
     on_step("releasing the tables")
     await lease.release(target, run_id, "rolled back")
-    return Unwound(rows=rows, objects=dropped, sequences=moved, verdicts=verdicts)
+    return Unwound(rows=rows, objects=dropped, sequences=moved, verdicts=verdicts, left=unwinding.left)
 
 
 def _in_order(resolved: Sequence[ResolvedMapping]) -> list[ResolvedMapping]:
@@ -158,6 +159,7 @@ class _Unwinding:
         self._lease = held
         self._plan = plan
         self._on_step = on_step
+        self.left: Final[list[str]] = []
         self.phases: Final = [phase.phase for phase in plan.rollout]
 
     def is_first(self, mapping: ResolvedMapping, phase: str) -> bool:
@@ -199,7 +201,8 @@ class _Unwinding:
             self._on_step(f"{mapping.name}: sequences: {reset}")
             with classified("recording the sequences"):
                 async with fenced(self._target, self._lease):
-                    await self._record("sequences", str(reset), mapping=mapping, phase=phase)
+                    await self._record("sequences", str(reset), mapping=mapping, phase=phase, left=reset.stay)
+            self.left.extend(reset.stay)
         return reset.put_back
 
     async def remove_rows(self, mapping: ResolvedMapping, phase: str) -> int:
@@ -215,8 +218,9 @@ class _Unwinding:
                 changed_since=self._plan.rollback.changed_since,
                 limits=self._plan.limits,
             )
+            self.left.extend(undone.left)
             return undone.entries
-        return await remove.remove_rows(
+        removed = await remove.remove_rows(
             self._target,
             self._reach_source,
             self._lease,
@@ -227,13 +231,22 @@ class _Unwinding:
             changed_since=self._plan.rollback.changed_since,
             limits=self._plan.limits,
         )
+        self.left.extend(removed.left)
+        return removed.rows
 
     async def _record(
-        self, step: str, summary: str, *, mapping: ResolvedMapping | None = None, phase: str = ""
+        self,
+        step: str,
+        summary: str,
+        *,
+        mapping: ResolvedMapping | None = None,
+        phase: str = "",
+        left: Sequence[str] = (),
     ) -> None:
         body: dict[str, object] = {"step": step, "outcome": "done", "summary": summary}
         body |= {"mapping": mapping.number} if mapping else {}
         body |= {"phase": phase} if phase else {}
+        body |= {"left": list(left)} if left else {}
         number = mapping.number if mapping else -1
         key = f"unwind/{step}/{number}/{phase}/{self._lease.epoch}"
         await chain.append(self._target, self._run_id, key, "compensation", body)

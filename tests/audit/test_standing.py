@@ -29,6 +29,7 @@ def under_way(*items: specimen.Item, state: str = "running", said: SaidFacts | N
     trail = TrailFacts(entries=entries, head=AuditHead(position=len(entries), digest=entries[-1].digest))
     run = data.run.model_copy(update={"state": state, "ended_at": None})
     changes = {"run": run, "trail": trail, "verdicts": [], "checks": [], "said": said or SaidFacts()}
+    changes |= {} if state in ("running", "sealed") else {"mappings": [], "objects": []}
     return conclude(data.model_copy(update=changes))
 
 
@@ -39,6 +40,17 @@ def test_a_run_that_has_turned_back_says_so_by_its_trail_alone(turned: list[spec
     assert data.outcome == "being taken back"
     assert data.headline == "Being taken back: not all that this run had written to shop is gone yet."
     assert state_of(data) == "being taken back"
+
+
+@pytest.mark.parametrize("state", ["rolled back", "aborted"])
+def test_what_others_have_written_is_not_said_to_be_taken_back(state: str) -> None:
+    left = ["2 rows of shop.order that others have written stay", "the sequence shop.ids stays"]
+    removed: specimen.Item = ("remove", "compensation", {"step": "copy", "outcome": "done", "left": left}, 30.0)
+    data = under_way(RAISED, removed, removed, state=state)
+    assert data.outcome == state
+    assert "but for what others have written to shop meanwhile" in data.headline
+    assert "Nothing was kept" not in data.headline
+    assert data.explanation == f"{'; '.join(left)}."
 
 
 def test_a_run_that_waits_on_its_way_back_says_with_what_and_what_answers() -> None:

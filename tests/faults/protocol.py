@@ -175,7 +175,7 @@ class Protocol(RuleBasedStateMachine):
         """The epoch is raised, then the rows of the phase are removed."""
         self.raise_epoch()
         removed = self.do(remove.remove_rows(self.control, None, self.lease, self.run_id, MAPPING, "all", ["all"]))
-        assert removed == sum(2 for number in self.committed.values() if number)
+        assert removed.rows == sum(2 for number in self.committed.values() if number)
         self.committed.clear()
 
     @rule()

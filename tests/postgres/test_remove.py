@@ -29,7 +29,8 @@ async def copied(run: Run, item: ResolvedMapping = ITEM, *, phases: list[str] | 
 
 
 async def remove(run: Run, phase: str, item: ResolvedMapping = ITEM) -> int:
-    return await remove_rows(run.target, lambda: nullcontext(run.source), run.lease, run.run_id, item, phase, ORDER)
+    removed = await remove_rows(run.target, lambda: nullcontext(run.source), run.lease, run.run_id, item, phase, ORDER)
+    return removed.rows
 
 
 async def ids(run: Run) -> list[int]:
@@ -106,7 +107,7 @@ async def test_a_source_that_is_gone_does_not_stop_it(run: Run) -> None:
     await copied(run)
     await run.source.execute("DROP TABLE public.given")
 
-    assert await remove_rows(run.target, None, run.lease, run.run_id, ITEM, "everyone", ORDER) == 23
+    assert (await remove_rows(run.target, None, run.lease, run.run_id, ITEM, "everyone", ORDER)).rows == 23
     assert await ids(run) == [4, 8, 12, 16, 20, 24, 28]
 
 
@@ -151,7 +152,7 @@ async def test_rows_that_were_changed_before_the_phase_began_are_not_its_own(run
     await run.target.execute("UPDATE public.taken SET name = 'used' WHERE id = 4")
     await run.copy(run.job(ITEM, phase="everyone", phase_order=ORDER))
 
-    assert await remove_rows(run.target, None, run.lease, run.run_id, ITEM, "everyone", ORDER) == 23
+    assert (await remove_rows(run.target, None, run.lease, run.run_id, ITEM, "everyone", ORDER)).rows == 23
     assert await ids(run) == [4, 8, 12, 16, 20, 24, 28]
 
 

@@ -41,7 +41,7 @@ async def seal(run: Run) -> None:
 
 
 async def take_back(run: Run, item: ResolvedMapping, changed_since: ChangedSince, phase: str = "everyone") -> int:
-    return await remove_rows(
+    removed = await remove_rows(
         run.target,
         lambda: nullcontext(run.source),
         run.lease,
@@ -51,6 +51,7 @@ async def take_back(run: Run, item: ResolvedMapping, changed_since: ChangedSince
         ORDER,
         changed_since=changed_since,
     )
+    return removed.rows
 
 
 async def decide(run: Run, changed_since: ChangedSince) -> None:
@@ -341,9 +342,9 @@ async def test_the_source_is_reached_only_when_rows_are_in_doubt(run: Run) -> No
         return nullcontext(run.source)
 
     await run.target.execute("UPDATE public.taken SET name = name WHERE id IN (4, 5)")
-    assert await remove_rows(run.target, reach, run.lease, run.run_id, ITEM, "everyone", ORDER) == 23
+    assert (await remove_rows(run.target, reach, run.lease, run.run_id, ITEM, "everyone", ORDER)).rows == 23
     assert asked == 1
-    assert await remove_rows(run.target, reach, run.lease, run.run_id, ITEM, "canary", ORDER) == 7
+    assert (await remove_rows(run.target, reach, run.lease, run.run_id, ITEM, "canary", ORDER)).rows == 7
     assert asked == 1
 
 

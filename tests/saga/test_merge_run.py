@@ -10,6 +10,7 @@ from temporalio.service import RPCError
 
 from knarr.local.cluster import Cluster
 from tests.saga.scene import Scene, run_script
+from workflows.messages import Status
 
 pytestmark = pytest.mark.saga
 
@@ -171,6 +172,24 @@ async def test_a_merge_that_is_kept_open_can_still_be_taken_back(shop: Scene, se
     assert dump(second_cluster, shop) == before
 
 
+async def test_what_others_keep_is_said_at_the_end_and_the_target_is_not_said_to_be_what_it_was(shop: Scene) -> None:
+    async with shop.worker():
+        handle = await shop.start(KEPT | {"rollback": {"keep_for": "7d", "changed_since": "keep theirs"}})
+        await shop.until(handle, "kept open")
+        await run_script(shop.target_dsn, "UPDATE shop.customer SET points = 0 WHERE id = 1500")
+        await shop.order(handle, "rollback")
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+        status = await handle.query("status", result_type=Status)
+
+    for said in (str(failed.value.cause), status.message):
+        assert (
+            "Not as it was before: 1 row of shop.customer that others have written stays. The source was only" in said
+        )
+        assert "The target is what it was before" not in said
+    assert await shop.in_target("SELECT name || points FROM shop.customer WHERE id = 1500") == "customer 15000"
+
+
 async def test_a_row_that_was_changed_since_waits_for_a_person_who_decides(
     shop: Scene, second_cluster: Cluster
 ) -> None:
@@ -181,7 +200,7 @@ async def test_a_row_that_was_changed_since_waits_for_a_person_who_decides(
         await run_script(shop.target_dsn, "UPDATE shop.customer SET points = 0 WHERE id = 1500")
         await shop.order(handle, "rollback")
         status = await shop.until(handle, "waiting for a person")
-        assert "1 rows of shop.customer were changed by somebody else since the run wrote them." in status.message
+        assert "1 row of shop.customer was changed by somebody else since the run wrote them." in status.message
         assert "(1500)" not in status.message
         decision = f"SELECT knarr.decide('{shop.run_id}', NULL, 'restore ours', 'ann', 'agreed')"
         await run_script(shop.target_dsn, decision)
