@@ -48,6 +48,10 @@ _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "25006": (PlanError, "the session may only read: is this a standby, or the source's connection?"),
 }
 _IN_THE_LOG: Final = "read the server's own words, here or in the worker's log, then mend the plan or the database"
+_NO_IDENTITY: Final = (
+    "a publication sends on what is done to the table: give it a replica identity by which the rows can be told, as "
+    "with ALTER TABLE ... REPLICA IDENTITY FULL, or take it out of the publication; then retry"
+)
 _UNEXPECTED: Final = "this error is not one that Knarr knows; please report it with the worker's log"
 
 
@@ -115,6 +119,8 @@ def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
         if entry := _CLASSES.get(state[:length]):
             found, hint = entry[0], entry[1] or hint
             break
+    if server_words.lacks_identity(error):
+        hint = _NO_IDENTITY
     # The one internal error that passes: two sessions changed one catalogue row at once.
     if state == "XX000" and "concurrently" in server_words.text_of(error):
         found, hint = TransientError, _TRANSIENT

@@ -22,6 +22,8 @@ _REFUSED_BEFORE_IT_RAN: Final = ("0A", "3F", "42")
 _QUOTES_THE_STATEMENT: Final = ("42601",)
 # By the server's routine, since functions may raise 42501 too.
 _NAMES_AN_OBJECT: Final = ("aclcheck_error", "aclcheck_error_col", "aclcheck_error_type")
+# An UPDATE or DELETE of a table that a publication sends on: by the server's routine as well, which names that table.
+_OF_A_PUBLICATION: Final = "CheckCmdReplicaIdentity"
 # The fence's own words, and nothing that looks like them by half.
 _OF_THE_FENCE: Final = re.compile(
     r"lost lease \d+: this writer has epoch \d+, the lease has (?:\d+|<NULL>)"
@@ -77,8 +79,15 @@ def words(error: asyncpg.PostgresError) -> str:
         return text if state.startswith("08") else ""
     if state == "42501" and _get(error, "server_source_function") in _NAMES_AN_OBJECT:
         return text
+    if lacks_identity(error):
+        return text
     refused = state.startswith(_REFUSED_BEFORE_IT_RAN) and state not in _QUOTES_THE_STATEMENT
     return text if refused and _get(error, "position") else ""
+
+
+def lacks_identity(error: asyncpg.PostgresError) -> bool:
+    """Whether a publication keeps the rows from being updated or deleted."""
+    return _get(error, "server_source_function") == _OF_A_PUBLICATION
 
 
 def words_on_plan(error: asyncpg.PostgresError) -> str:

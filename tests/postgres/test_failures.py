@@ -78,6 +78,17 @@ async def test_what_the_server_raises_is_classified_by_its_sqlstate(
     assert caught.value.hint
 
 
+async def test_a_publication_that_keeps_rows_from_being_deleted_is_told_with_what_mends_it(target: Connection) -> None:
+    await target.execute("CREATE TABLE public.sent (canary text); CREATE PUBLICATION feed FOR TABLE public.sent")
+
+    with pytest.raises(PlanError) as caught, classified("taking back the rows"):
+        await target.execute("DELETE FROM public.sent WHERE canary = 'canary'")
+
+    assert caught.value.message.startswith('taking back the rows: cannot delete from table "sent" because it does not')
+    assert "ALTER TABLE ... REPLICA IDENTITY FULL" in caught.value.hint
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

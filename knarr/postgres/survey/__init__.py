@@ -33,6 +33,7 @@ from knarr.postgres.survey.keys import check_keys, transformed_columns
 from knarr.postgres.survey.locks import check_locks
 from knarr.postgres.survey.occupied import check_missing, check_occupied
 from knarr.postgres.survey.problems import Problems
+from knarr.postgres.survey.publications import check_publications
 from knarr.postgres.survey.resolve import resolve_columns
 from knarr.postgres.survey.sequences import SequencePlan, plan_sequences
 from knarr.postgres.survey.sizes import estimate
@@ -118,6 +119,7 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
     filled = [one.target for one in sketches if one.target_table is not None and not one.creates]
     await check_locks(target, f"target {plan.target}", filled, problems)
     await environment.check_surroundings(inquiry)
+    await check_publications(inquiry)
     await environment.check_space(inquiry, sum(size for _, size in sizes.values()))
     await left_behind.check_left_behind(inquiry)
     return Survey(
