@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,6 +15,7 @@ from knarr.errors import PlanError
 from knarr.telemetry.scrub import BLANK, scrub
 
 CONNECTION_PREFIX: Final = "KNARR_CONNECTION_"
+MOST_ALIASES: Final = 10
 DEFAULT_CONNECTIONS_FILE: Final = Path("knarr.toml")
 
 
@@ -69,7 +71,7 @@ class Connections:
         """
         if found := self._addresses.get(alias):
             return Address(found.get_secret_value(), alias)
-        known = ", ".join(sorted(self._addresses)) or "none"
+        known = _nearest_first(alias, self._addresses)
         raise PlanError(
             f"connection '{alias}' leads nowhere: neither the variable {CONNECTION_PREFIX}{alias.upper()} nor "
             f"[connections] {alias} in {self._file} is set (known aliases: {known})",
@@ -86,6 +88,13 @@ class Connections:
         for secret in self._secrets:
             text = text.replace(secret, BLANK)
         return scrub(text)
+
+
+def _nearest_first(alias: str, known: Iterable[str]) -> str:
+    """The aliases that there are, those first that may have been meant; of many only so many."""
+    names = sorted(known, key=lambda name: (-SequenceMatcher(None, alias.lower(), name.lower()).ratio(), name))
+    more = f" and {len(names) - MOST_ALIASES:,} more" if len(names) > MOST_ALIASES else ""
+    return ", ".join(names[:MOST_ALIASES]) + more or "none"
 
 
 def _read_file(file: Path, *, must_exist: bool) -> dict[str, SecretStr]:

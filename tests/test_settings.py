@@ -44,6 +44,19 @@ def test_an_unknown_alias_names_the_variable_and_the_file(tmp_path: Path, monkey
     assert "secret-word" not in str(raised.value)
 
 
+def test_of_many_aliases_those_are_named_that_may_have_been_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = "".join(f'a{number} = "postgresql://file/x"\n' for number in range(1_200))
+    connections = loaded(tmp_path, monkeypatch, f'[connections]\n{others}shop_eu = "postgresql://file/x"')
+
+    with pytest.raises(PlanError) as raised:
+        connections.resolve("shopeu")
+
+    assert "(known aliases: shop_eu, a0, a1, a10, " in str(raised.value)
+    assert " and 1,191 more)" in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "toml", ["[connections", "connections = 3", "[connections]\nshop = 5", "[connections.shop]\na = 1"]
 )
