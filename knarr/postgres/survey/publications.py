@@ -9,12 +9,15 @@ import asyncpg
 
 from knarr.plan.names import write_table
 from knarr.plan.resolved import TableName
+from knarr.postgres.catalogue import CatalogueTable
 from knarr.postgres.identifiers import qualified, quote
+from knarr.postgres.survey.ask import Failure, explain
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.sketches import Sketch
 
-_SCHEMAS_SINCE: Final = 15  # FOR TABLES IN SCHEMA
+_SINCE: Final = 15  # publications of schemas, with row filters, with lists of columns
+_COLUMN_REFERENCE: Final = "42P10"
 _SENT: Final = "p.pubupdate OR p.pubdelete"
 
 # The table, or its partitions: it is they that are written to. Each is published as itself, and as a part of all that
@@ -49,6 +52,15 @@ _OF_SCHEMA: Final = """
                         JOIN pg_catalog.pg_class k ON k.relnamespace = s.pnnspid
                        WHERE s.pnpubid = p.oid AND k.oid = ANY(line.oids))"""
 
+# Row filters and lists of columns must fit the replica identity; the server knows best whether they do.
+_NARROWED: Final = """
+SELECT array_agg(DISTINCT p.pubname::text) FROM pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+ WHERE (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)
+   AND r.prrelid IN (SELECT $1::oid UNION SELECT relid FROM pg_catalog.pg_partition_tree($1)
+                      UNION SELECT relid FROM pg_catalog.pg_partition_ancestors($1))
+"""
+
 # What a table that is not there yet will be in.
 _TO_COME: Final = f"""
 SELECT p.pubname::text AS publication FROM pg_catalog.pg_publication p
@@ -65,11 +77,12 @@ _TO_COME_OF_SCHEMA: Final = """
 async def check_publications(inquiry: Inquiry) -> None:
     """Tables that are there are refused; of those that the run makes a person should know."""
     for one in inquiry.sketches:
-        if not one.creates and one.target_table is not None:
-            await _check_identity(inquiry, one, one.target_table.oid)
+        table = None if one.creates else one.target_table
+        if table is not None and not await _check_identity(inquiry, one, table):
+            await _check_narrowed(inquiry, one, table)
     made = [one.target for one in inquiry.sketches if one.creates]
     schemas = list({table.schema_name for table in made})
-    query = _TO_COME.format(of_schema=_TO_COME_OF_SCHEMA if inquiry.target_major >= _SCHEMAS_SINCE else "")
+    query = _TO_COME.format(of_schema=_TO_COME_OF_SCHEMA if inquiry.target_major >= _SINCE else "")
     publications = [row["publication"] for row in await inquiry.target.fetch(query, schemas)]
     if publications:
         inquiry.problems.warn(
@@ -81,11 +94,11 @@ async def check_publications(inquiry: Inquiry) -> None:
         )
 
 
-async def _check_identity(inquiry: Inquiry, sketch: Sketch, oid: int) -> None:
-    of_schema = _OF_SCHEMA if inquiry.target_major >= _SCHEMAS_SINCE else ""
-    rows = await inquiry.target.fetch(_WITHOUT_IDENTITY.format(usable=_USABLE, of_schema=of_schema), oid)
+async def _check_identity(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> bool:
+    of_schema = _OF_SCHEMA if inquiry.target_major >= _SINCE else ""
+    rows = await inquiry.target.fetch(_WITHOUT_IDENTITY.format(usable=_USABLE, of_schema=of_schema), table.oid)
     if not rows:
-        return
+        return False
     publications = list(dict.fromkeys(name for row in rows for name in row["publications"]))
     tables = [write_table(_table(row)) for row in rows]
     mend = [_mend(row) for row in rows]
@@ -96,6 +109,27 @@ async def _check_identity(inquiry: Inquiry, sketch: Sketch, oid: int) -> None:
         expected="a replica identity: what is written must also be taken back",
         hint=f"{'; '.join(mend[:3])}{'; and so on' if len(mend) > 3 else ''}",
     )
+    return True
+
+
+async def _check_narrowed(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
+    if inquiry.target_major < _SINCE or not table.columns:
+        return
+    publications = await inquiry.target.fetchval(_NARROWED, table.oid)
+    name = qualified(sketch.target)
+    statements = [f"DELETE FROM {name}", f"UPDATE {name} SET {quote(table.columns[0].name)} = DEFAULT"]
+    for statement in statements if publications else []:
+        refused = await explain(inquiry.target, statement)
+        if isinstance(refused, Failure) and refused.sqlstate == _COLUMN_REFERENCE:
+            inquiry.problems.error(
+                sketch.where("target"),
+                f"the server refuses to update or delete rows of {write_table(sketch.target)}: {refused.message}, "
+                f"since the row filter or the columns of a publication ({listed(sorted(publications))}) do not fit the "
+                "replica identity",
+                expected="filters over columns of the replica identity, and all of those among the columns sent",
+                hint="change the publication, or take the table out of it for the time of the run",
+            )
+            return
 
 
 def _mend(row: asyncpg.Record) -> str:

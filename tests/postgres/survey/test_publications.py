@@ -1,5 +1,6 @@
 """A publication that would keep the run's rows from being taken back is seen before the run, in every form it has."""
 
+from contextlib import nullcontext
 from typing import Any, Final
 
 import asyncpg
@@ -106,6 +107,30 @@ async def test_a_table_whose_rows_could_not_be_taken_back_is_refused_and_mended_
     await target.execute(problem[3])
     await target.execute(DELETE)
     assert await in_the_way(surveyed) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "published", "refused"),
+    [
+        (KEYED, "shop.author WHERE (name <> '')", True),
+        (PARTED + "ALTER TABLE shop.author ADD PRIMARY KEY (id)", "shop.high (name) WHERE (id > 3)", True),
+        (KEYED, "shop.author (name)", True),
+        (KEYED, "shop.author (id) WHERE (id > 3)", False),
+    ],
+)
+async def test_a_row_filter_or_a_list_of_columns_must_fit_the_replica_identity(
+    there: str, published: str, refused: bool, surveyed: Surveyed, source: Connection, target: Connection
+) -> None:
+    await source.execute(SOURCE)
+    await target.execute(f"CREATE SCHEMA shop; {there}")
+    await target.execute(f"CREATE PUBLICATION feed FOR TABLE {published}")
+
+    found = await in_the_way(surveyed)
+
+    assert [problem[0] for problem in found] == ["mappings[0].target (shop.author)"] * refused
+    assert all("the row filter or the columns of a publication (feed) do not fit" in problem[1] for problem in found)
+    with pytest.raises(asyncpg.InvalidColumnReferenceError) if refused else nullcontext():
+        await target.execute("UPDATE shop.author SET name = 'x'")
 
 
 @pytest.mark.parametrize("mode", ["fill", "append", "merge"])
