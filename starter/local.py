@@ -15,7 +15,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from knarr.local.errors import LocalServerError
 from knarr.local.lifeline import Lifeline, tail
-from knarr.local.state import LocalServers, StateFolder, running
+from knarr.local.state import TEMPORAL_FOLDER, LocalServers, StateFolder, running
 from knarr.local.temporal import TemporalServer
 from knarr.settings import DEFAULT_CONNECTIONS_FILE, Settings
 from starter.connect import Service
@@ -39,7 +39,7 @@ def temporal_server(state_dir: Path) -> Iterator[LocalServers]:
     if found is not None and found.temporal_address:
         yield found
         return
-    with StateFolder.own(state_dir) as folder, TemporalServer.start(folder.path / "temporal") as server:
+    with StateFolder.own(state_dir) as folder, TemporalServer.start(folder.path / TEMPORAL_FOLDER) as server:
         servers = LocalServers(
             temporal_address=server.address, temporal_ui_url=server.ui_url, task_queue=folder.task_queue()
         )

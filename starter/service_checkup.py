@@ -33,7 +33,8 @@ async def look_at_service(service: Service) -> list[Line]:
     """
     client = service.client
     info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
-    lines = [Line("ok", "Temporal", f"server {info.server_version} at {service.address}")]
+    whose = f", which keeps its runs in {service.folder}" if service.folder else ""
+    lines = [Line("ok", "Temporal", f"server {info.server_version} at {service.address}{whose}")]
     try:
         described = await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=client.namespace)
@@ -93,23 +94,37 @@ async def fate(client: Client, run_id: str) -> str:
     return description.status.name.lower().replace("_", " ")
 
 
-async def look_at_lease(client: Client | None, alias: str, held: HeldLease) -> Line:
+def may_be_elsewhere(service: Service) -> str:
+    """Why a run that this server does not know may be alive all the same; empty where that would be far-fetched."""
+    if service.folder is None:
+        return ""
+    return f"{service.address} is the server of another folder, {service.folder}: this run may be kept in its own"
+
+
+async def look_at_lease(service: Service | None, alias: str, held: HeldLease) -> Line:
     """One run that holds tables: is anybody there who will let go of them?"""
     subject = f"{alias}: lease of {held.run_id}"
     what = (
         f"{counted(len(held.tables), 'table')}, {counted(held.rows, 'row')}, {counted(held.objects, 'object')}, "
         f"since {held.started_at:%Y-%m-%d %H:%M}"
     )
-    if client is None:
+    if service is None:
         return Line("warn", subject, f"{what} UTC; Temporal can't be asked about it", "let Temporal answer first")
+    client = service.client
     found = await fate(client, held.run_id)
     if found == "running":
         return Line("ok", subject, f"{what} UTC; its workflow is running")
-    if found == "not known":
-        why = f"Temporal (namespace {client.namespace}) does not know its workflow: deleted, lost, or elsewhere"
-    else:
-        why = f"its workflow has ended ({found}) and did not let go"
     fix = f"knarr doctor --unwind {held.run_id} --target {alias} takes it back from the ledger"
     if held.state == "sealed":
         fix += f"; it was proved and sealed, so --complete {held.run_id} may let it stand instead"
-    return Line("fail", subject, f"orphaned: {what} UTC; {why}", fix, Exit.WAITING)
+    if found != "not known":
+        why = f"its workflow has ended ({found}) and did not let go"
+        return Line("fail", subject, f"orphaned: {what} UTC; {why}", fix, Exit.WAITING)
+    there = f"the Temporal at {service.address} (namespace {client.namespace}) does not know its workflow"
+    ask = (
+        "ask where it was started: in that folder `knarr up --worker` or `knarr run PLAN`, or with its TEMPORAL_ADDRESS"
+    )
+    if doubt := may_be_elsewhere(service):
+        return Line("warn", subject, f"{what} UTC; {there}: {doubt}", ask)
+    why = f"{there}: deleted, lost, or elsewhere"
+    return Line("fail", subject, f"orphaned: {what} UTC; {why}", f"{ask}. If it is gone: {fix}", Exit.WAITING)

@@ -17,7 +17,7 @@ from starter.exits import Exit
 from starter.failures import StarterError
 from starter.ordering import this_person
 from starter.output import Output
-from starter.service_checkup import fate
+from starter.service_checkup import fate, may_be_elsewhere
 
 NAME = "knarr doctor"
 
@@ -97,7 +97,10 @@ async def _still_running(settings: Settings, run_id: str) -> str:
         service = await connect_to_temporal(settings)
     except StarterError as error:
         return f"Temporal can't be asked whether {run_id} still runs: {error.message}"
-    if await fate(service.client, run_id) == "running":
+    found = await fate(service.client, run_id)
+    if found == "not known":
+        return may_be_elsewhere(service)
+    if found == "running":
         return f"the workflow of {run_id} still runs at {service.address}; it takes itself back: knarr abort {run_id}"
     return ""
 

@@ -14,6 +14,7 @@ from knarr.local.owner import FolderLock, is_owned
 
 STATE_FILE: Final = "local.json"
 QUEUE_FILE: Final = "task-queue"
+TEMPORAL_FOLDER: Final = "temporal"  # of the Temporal server, in the state folder
 
 
 class LocalServers(BaseModel):

@@ -32,6 +32,9 @@ SEARCH_ATTRIBUTES: Final[Mapping[str, AttributeType]] = MappingProxyType(
         "KnarrTarget": "Keyword",
     }
 )
+# Under this key the namespace says in whose folder the server keeps its runs: an address alone does not tell.
+FOLDER_KEY: Final = "knarr_folder"
+DATABASE: Final = "temporal.db"
 DEFAULT_PORT: Final = 7233
 DEFAULT_UI_PORT: Final = 8233
 START_SECONDS: Final = 60.0
@@ -165,7 +168,7 @@ class TemporalServer:
 
     @property
     def _database(self) -> Path:
-        return self.state_dir / "temporal.db"
+        return self.state_dir / DATABASE
 
     def _stop_leftover(self) -> None:
         """Stop a server that outlived its owner and its lifeline: two on one file would ruin each other's work."""
@@ -215,6 +218,7 @@ class TemporalServer:
         while lifeline.alive and time.monotonic() < deadline:
             if self._is_ready():
                 self._lifeline = lifeline
+                self._say_whose()
                 return
             time.sleep(0.03)
         lifeline.stop()
@@ -222,6 +226,11 @@ class TemporalServer:
             f"The Temporal server does not start on port {port}:\n{tail(self.log, start=start)}",
             hint=f"its log is {self.log}",
         )
+
+    def _say_whose(self) -> None:
+        """Let the namespace say whose server this is; where that fails, commands elsewhere just can't tell."""
+        body = {"updateInfo": {"data": {FOLDER_KEY: str(self.state_dir)}}}
+        _ask(self._http_port, "POST", f"/api/v1/namespaces/{self.namespace}/update", json.dumps(body))
 
     def _is_ready(self) -> bool:
         """Whether it serves the namespace, its search attributes and the Web UI."""
@@ -235,15 +244,24 @@ class TemporalServer:
         return not self._ui or _get(self._ui_port, f"/api/v1/namespaces/{self.namespace}") is not None
 
 
+def has_kept(state_dir: Path) -> bool:
+    """Whether a server has kept runs in `state_dir`, be it up or not."""
+    return (state_dir / DATABASE).exists()
+
+
 def _get(port: int, path: str) -> bytes | None:
+    return _ask(port, "GET", path)
+
+
+def _ask(port: int, method: str, path: str, body: str | None = None) -> bytes | None:
     """The body of an answer 200, or None. Not by urllib, which would ask a proxy."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
         answer = connection.getresponse()
-        body = answer.read()
+        said = answer.read()
     except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()
-    return body if answer.status == 200 else None
+    return said if answer.status == 200 else None

@@ -106,10 +106,9 @@ async def _look(
 
     versions = f"{__version__}, Python {platform.python_version()}, temporalio {temporalio.__version__}"
     lines = [Line("ok", "Knarr", versions)]
-    client = None
+    service = None
     try:
         service = await connect(settings)
-        client = service.client
         lines += await look_at_service(service)
     except StarterError as error:
         lines.append(Line("fail", "Temporal", error.message, error.hint, error.exit_code))
@@ -122,7 +121,7 @@ async def _look(
     for each in wanted:
         found, leases = await checkup.look_at(connections, each, needed=needed)
         lines += found
-        lines += [await look_at_lease(client, each.alias, held) for held in leases]
+        lines += [await look_at_lease(service, each.alias, held) for held in leases]
     return lines
 
 
