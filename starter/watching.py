@@ -43,7 +43,7 @@ async def watch(
     Raises:
         KnarrError: `failed` did.
     """
-    following = asyncio.create_task(follow(output, service, handle, enough or _until_somebody_is_needed(output)))
+    following = asyncio.create_task(follow(output, service, handle, enough or until_somebody_is_needed(output)))
     either: set[asyncio.Task[Ending] | asyncio.Future[None]] = {following} | ({failed} if failed else set())
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -76,7 +76,9 @@ async def follow(output: Output, service: Service, handle: RunHandle, enough: En
     return await how_it_ended(handle, seen)
 
 
-def _until_somebody_is_needed(output: Output) -> Enough:
+def until_somebody_is_needed(output: Output) -> Enough:
+    """When watching ends although the run goes on: it is kept open, or needs a person and none is here."""
+
     def enough(seen: Snapshot) -> Ending | None:
         if seen.progress is None:
             return None  # what it waits for is not known

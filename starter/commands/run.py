@@ -1,7 +1,7 @@
 """`knarr run`: a plan on one machine, from nothing to the verdict; killed and said again, it goes on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,8 +11,13 @@ from starter.output import Output
 
 if TYPE_CHECKING:
     from knarr.plan.load import LoadedPlan
+    from starter import watching
     from starter.connect import Service
+    from starter.following import Ending, Snapshot
     from starter.runs import RunHandle
+
+# The server of this command ends with it; what it names after that needs it up again.
+FIRST: Final = "knarr up --worker, in another terminal of this folder"
 
 
 @click.command()
@@ -45,7 +50,14 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
             handle = await _start_or_go_on(output, service, loaded, steps)
             goodbye = f"stopped; the run is kept in {settings.state_dir} and goes on with: knarr run {plan}"
             exit_code = await watching.watch(
-                output, settings, service, handle, goodbye=goodbye, failed=worker.failed, hints=False
+                output,
+                settings,
+                service,
+                handle,
+                goodbye=goodbye,
+                failed=worker.failed,
+                enough=_with_the_server_first(output),
+                hints=False,
             )
             if exit_code in {Exit.DONE, Exit.ROLLED_BACK, Exit.ABORTED}:
                 # Now, while Temporal is up to witness it: it ends with this command.
@@ -53,12 +65,27 @@ async def run(output: Output, plan: str, pause_before: tuple[str, ...]) -> Exit:
                 data = await write_report(settings, found, found.file("html"))
                 for doubt in data.doubts:
                     output.result(f"✗ {doubt}")
-                output.result(
-                    f"report: {found.file('html')}\nlook again: knarr up --worker, then knarr audit {handle.id}"
-                )
-            if exit_code is Exit.WAITING:
-                output.result("to answer: knarr up --worker, and then the command above")
+                output.result(f"report: {found.file('html')}\nlook again: {FIRST}; then knarr audit {handle.id}")
             return exit_code
+
+
+def _with_the_server_first(output: Output) -> "watching.Enough":
+    """What ends the watch, with the command in it without which those that it names would find no server."""
+    from dataclasses import replace
+
+    from starter import watching
+
+    enough = watching.until_somebody_is_needed(output)
+
+    def told(seen: "Snapshot") -> "Ending | None":
+        if (ending := enough(seen)) is None:
+            return None
+        # The orders are the last line of what it waits for, or all that follows on the first of a run that is kept.
+        parts = ending.message.rpartition("\n") if ending.exit_code is Exit.WAITING else ending.message.partition("\n")
+        lines = [parts[0], f"  first:        {FIRST}", parts[2]]
+        return replace(ending, message="\n".join(line for line in lines if line))
+
+    return told
 
 
 async def _start_or_go_on(output: Output, service: "Service", loaded: "LoadedPlan", steps: list[str]) -> "RunHandle":
