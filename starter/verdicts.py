@@ -11,6 +11,7 @@ from knarr.postgres.session import connect
 from knarr.settings import Settings
 from knarr.verify.models import CheckSummary, Finding, Verdict
 from knarr.verify.results import load_verdict, newest_verdict
+from knarr.wording import counted
 from starter.aliases import load_connections
 from starter.output import Output, plain
 
@@ -51,9 +52,19 @@ async def stored_verdict(settings: Settings, run_id: str, target: str) -> Stored
 
 
 def show_verdict(
-    output: Output, verdict: Verdict | None, summary: "VerdictSummary | None" = None, *, withdrawn: bool = False
+    output: Output,
+    verdict: Verdict | None,
+    summary: "VerdictSummary | None" = None,
+    *,
+    withdrawn: bool = False,
+    reported: bool = True,
 ) -> None:
-    """Print the verdict as a table; without the document, what its summary says."""
+    """Print the verdict as a table; without the document, what its summary says.
+
+    Args:
+        withdrawn: what it speaks of has been taken back since.
+        reported: it is a run's, whose report has all findings that are kept.
+    """
     if verdict is None:
         if summary is not None:
             word = "PASSED" if summary.passed else "DIFFERS"
@@ -69,10 +80,11 @@ def show_verdict(
     findings = [finding for check in verdict.checks for finding in check.findings]
     for finding in findings[:FINDINGS_SHOWN]:
         output.result(f"  {told(finding)}")
-    if verdict.findings_total > min(len(findings), FINDINGS_SHOWN):
-        output.result(
-            f"  and {verdict.findings_total - min(len(findings), FINDINGS_SHOWN):,} more findings in the report"
-        )
+    if more := verdict.findings_total - min(len(findings), FINDINGS_SHOWN):
+        # Without a run there is no report; the document holds what a check keeps of its findings.
+        kept = f"; --json shows {len(findings):,} of all" if len(findings) > FINDINGS_SHOWN else ""
+        where = " in the report" if reported else kept
+        output.result(f"  and {counted(more, 'more finding')}{where}")
     for check in verdict.checks:
         if check.outcome == "could not run":
             output.result(f"  {check.kind} check {check.name!r} could not run: {check.message}")

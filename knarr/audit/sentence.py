@@ -66,6 +66,10 @@ def _headline(outcome: Outcome, data: ReportData) -> str:
             return f"Not accepted: {counted(differences, 'difference')} between {run.source} and {run.target}."
         failed = counted(len(_failed(data)), "check")
         return f"Not accepted: {failed} between {run.source} and {run.target} did not pass."
+    if outcome in ("rolled back", "aborted") and not data.mappings:
+        # No survey was stored, and no row is written without one.
+        how = "was refused, or ended," if outcome == "rolled back" else "was stopped by an operator"
+        return f"Nothing was written to {run.target}: the run {how} before it moved anything."
     if outcome == "rolled back":
         why = f"{counted(differences, 'difference')} found" if differences else "the run did not succeed"
         if stays(data):

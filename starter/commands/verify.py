@@ -29,7 +29,7 @@ async def verify(output: Output, plan: str, since_last: bool) -> Exit:
     verdict = await verify_plan(
         load_connections(Settings()), loaded.plan, folder=loaded.path.parent, since_last=since_last
     )
-    show_verdict(output, verdict)
+    show_verdict(output, verdict, reported=False)
     if since_last:
         for check in verdict.checks:
             if check.kind == "parity":

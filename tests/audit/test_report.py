@@ -66,6 +66,18 @@ def test_a_run_that_was_rolled_back_names_the_first_difference() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "how"), [("rolled back", "was refused, or ended,"), ("aborted", "was stopped by an")]
+)
+def test_a_run_that_ended_before_its_survey_says_that_nothing_was_written(state: str, how: str) -> None:
+    trail = trail_of([("step/claim", "step", {"step": "claim"}, 1.0)])
+    nothing = {"mappings": [], "checks": [], "verdicts": [], "objects": [], "trail": trail}
+    data = changed(specimen.report(differs=True).model_copy(update=nothing), state=state)
+    assert data.outcome == state
+    assert data.headline.startswith(f"Nothing was written to shop: the run {how}")
+    assert "taken back" not in data.headline
+
+
 def test_a_run_that_differs_and_still_stands_is_not_accepted() -> None:
     data = changed(specimen.report(differs=True), state="running")
     assert data.outcome == "differs"

@@ -29,8 +29,8 @@ def check(kind: CheckKind, name: str, outcome: Outcome, mapping: int = 0, findin
     )
 
 
-def drawn(*checks: CheckSummary, passed: bool = False) -> str:
-    verdict = Verdict(
+def judged(*checks: CheckSummary, passed: bool = False) -> Verdict:
+    return Verdict(
         run_id="shop-v2/2026-11-23T10-15-02Z",
         phase="everyone",
         round=1,
@@ -43,9 +43,12 @@ def drawn(*checks: CheckSummary, passed: bool = False) -> str:
         started_at=NOW,
         ended_at=NOW,
     )
+
+
+def drawn(*checks: CheckSummary, passed: bool = False) -> str:
     console = Console(width=140)
     with console.capture() as capture:
-        console.print(table_of(verdict, "verdict: "))
+        console.print(table_of(judged(*checks, passed=passed), "verdict: "))
     return capture.get()
 
 
@@ -100,6 +103,25 @@ def test_without_the_target_the_summary_is_told_and_where_the_rest_is(capsys: py
         "  shop.order: 2 changed in total",
         f"  {ELSEWHERE}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kept", "reported", "told_last"),
+    [
+        (12, True, "and 1,490 more findings in the report"),
+        (12, False, "and 1,490 more findings; --json shows 12 of all"),
+        (10, False, "and 1,490 more findings"),
+    ],
+)
+def test_a_report_is_named_only_where_there_is_a_run_to_report(
+    kept: int, reported: bool, told_last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = [Finding(mapping="shop.order", kind="missing", key={"id": str(n)}) for n in range(kept)]
+    parity = check("parity", "shop.order", "failed", findings=1_500).model_copy(update={"findings": missing})
+
+    show_verdict(Output(as_json=False, debug=False), judged(parity), reported=reported)
+
+    assert capsys.readouterr().out.splitlines()[-1] == f"  {told_last}"
 
 
 def test_a_finding_says_where_and_both_values() -> None:
