@@ -18,7 +18,7 @@ from knarr.postgres.lease import Lease, fence, step_lock
 from knarr.postgres.merge_sql import OURS, row_hash
 from knarr.postgres.session import Connection
 from knarr.postgres.transactions import transaction
-from knarr.postgres.undo_sql import COLUMNS, ChangedSince, TableColumn
+from knarr.postgres.undo_sql import COLUMNS, TableColumn
 from knarr.wording import counted
 
 OF_THE_RUN: Final = ""  # the phase under which positions of sequences from before the run stand
@@ -131,18 +131,16 @@ async def require_same_columns(
         )
 
 
-async def prove(
-    connection: Connection, run_id: str, mapping: ResolvedMapping, phase: str, decided: ChangedSince = "stop"
-) -> Proof:
+async def prove(connection: Connection, run_id: str, mapping: ResolvedMapping, phase: str) -> Proof:
     """Holds the table against what it must be once the phase is taken back.
 
     Called in the transaction that ends the phase's undo, while the ledger still has its rows. Where somebody else has
     written meanwhile, their rows are left out of the sum; where they changed rows that the run never touched, the table
     as a whole can't be proved, and that is what this says. Rows that they deleted leave no sign: then it takes a
-    decision about rows of others.
+    person's decision about rows of others; what the plan says beforehand is not about these.
 
     Raises:
-        DataError: it holds something else, there is no sign of anybody else, and nothing was decided.
+        DataError: it holds something else, there is no sign of anybody else, and no person has decided.
     """
     expected = await connection.fetchrow(EXPECTED, run_id, mapping.number, phase)
     if expected is None:
@@ -166,7 +164,8 @@ async def prove(
         met = counted(apart["others"] + expected["others"], "row")
         said = f"{figures}; somebody else has written meanwhile ({met} of theirs met), so the table {ONE_BY_ONE}"
         return Proof(whole=False, said=said)
-    if decided != "stop":
+    decided = await others.decision(connection, run_id, mapping.number)
+    if decided in ("keep theirs", "restore ours"):
         return Proof(whole=False, said=f"{figures}; '{decided}' was decided, and the table {ONE_BY_ONE}")
     raise DataError(
         f"{mapping.name} is not what it was: it holds {figures}",

@@ -25,20 +25,26 @@ SELECT d.changed_since FROM knarr.decision d JOIN knarr.lease l USING (run_id, e
 CARRY_ON: Final = "UPDATE knarr.decision SET epoch = $3 WHERE run_id = $1 AND epoch = $2"
 # A phase that has passed its verification, or whose verdict a person has accepted, is used by people while it soaks and
 # waits for approval, long before the seal. What takes verdicts, checkpoints and the seal back leaves their entries.
+# Bodies are canonical JSON; as jsonb what people say in them can't be read always (a NUL).
 WAS_IN_USE: Final = """
 SELECT EXISTS (SELECT FROM knarr.verdict WHERE run_id = $1 AND passed)
     OR EXISTS (SELECT FROM knarr.audit
                 WHERE run_id = $1
                   AND (kind = 'step' AND entry_key LIKE 'step/seal/%'
-                       OR kind = 'checkpoint' AND NOT body::jsonb ? 'mapping'
-                       OR kind = 'operator' AND body::jsonb @> '{"action": "skip", "accepted": true}'))
+                       OR kind = 'checkpoint' AND body NOT LIKE '%"mapping":%'
+                       OR kind = 'operator' AND body LIKE '{"accepted":true,"action":"skip",%'))
 """
+
+
+async def decision(connection: Connection, run_id: str, mapping: int) -> ChangedSince | None:
+    """What a person has decided about a mapping's table in this undoing, if anybody has."""
+    decided: ChangedSince | None = await connection.fetchval(DECIDED, run_id, mapping)
+    return decided
 
 
 async def policy(connection: Connection, run_id: str, mapping: int, planned: ChangedSince) -> ChangedSince:
     """What holds now for a mapping's table: a person's decision in this undoing, or else what the plan says."""
-    decided: ChangedSince | None = await connection.fetchval(DECIDED, run_id, mapping)
-    return decided or planned
+    return await decision(connection, run_id, mapping) or planned
 
 
 async def carry_on(connection: Connection, run_id: str, old: int, new: int) -> None:

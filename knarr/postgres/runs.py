@@ -20,13 +20,14 @@ SELECT plan::text, plan_hash, state, started_at, survey::text, clock_timestamp()
   FROM knarr.run
  WHERE run_id = $1
 """
-# After a raise of the epoch a skip answers a compensation that is stuck, and not the verdict before it.
+# After a raise of the epoch a skip answers a compensation that is stuck, and not the verdict before it. Bodies are
+# canonical JSON; what people say in them may be no jsonb.
 WAS_ACCEPTED: Final = """
 SELECT EXISTS (
     SELECT FROM knarr.audit AS skip, knarr.audit AS verdict
      WHERE (skip.run_id, verdict.run_id) = ($1, $1) AND verdict.kind = 'verdict'
        AND verdict.body::jsonb @> jsonb_build_object('phase', $2::text, 'round', $3::int)
-       AND skip.kind = 'operator' AND skip.body::jsonb @> '{"action": "skip", "accepted": true}'
+       AND skip.kind = 'operator' AND skip.body LIKE '{"accepted":true,"action":"skip",%'
        AND skip.position > verdict.position
        AND NOT EXISTS (SELECT FROM knarr.audit AS raised
                         WHERE raised.run_id = $1 AND raised.entry_key LIKE 'raise epoch %'

@@ -330,7 +330,7 @@ BEGIN
             USING ERRCODE = 'no_data_found';
     END IF;
     PERFORM knarr.audit_append(
-        p_run_id, 'decide ' || pg_current_xact_id(), 'operator',
+        p_run_id, 'decide ' || pg_current_xact_id() || ' ' || clock_timestamp(), 'operator',
         '{"accepted":true,"action":"decide","actor":' || to_json(p_actor)
         || ',"answer":' || to_json('rows of ' || about || ' that somebody else has written: ' || p_changed_since)
         || ',"reason":' || to_json(p_reason) || '}');

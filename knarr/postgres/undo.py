@@ -135,7 +135,7 @@ async def _next_batch(work: Work, below: int, size: int) -> tuple[int, int]:
             async with transaction(work.connection, work.limits):
                 await step_lock(work.connection, work.step)
                 await fence(work.connection, work.lease)
-                return await take_back(work, below, entries, singly=singly)
+                return await take_back(work, below, entries, singly=singly, last=entries == _END)
         except MEETING as error:
             met = error
         except asyncpg.ObjectNotInPrerequisiteStateError:
@@ -176,7 +176,7 @@ async def _finish(work: Work) -> Undone:
                 f"{balance['entries']:,} of them",
                 hint="the log was dropped, or somebody has written to knarr.undo: restore the rest from a backup",
             )
-        proof = await before.prove(connection, work.run_id, work.mapping, work.phase, work.sql.changed_since)
+        proof = await before.prove(connection, work.run_id, work.mapping, work.phase)
         await connection.execute(REMEMBER_OTHERS, *work.place, balance["kept"])
         await connection.execute(FINISH, *work.place)
         await connection.execute(ledger.DELETE_PHASE, *work.place)

@@ -66,13 +66,14 @@ class Work:
         return f"{self.run_id}/{self.mapping.number}/{self.phase}/undo"
 
 
-async def take_back(work: Work, below: int, size: int, *, singly: bool) -> tuple[int, int]:
+async def take_back(work: Work, below: int, size: int, *, singly: bool, last: bool = False) -> tuple[int, int]:
     """Takes one batch back; returns how many entries it had and the lowest of their numbers.
 
     Args:
         below: entries from this number on have been taken already.
         size: how many entries to take.
         singly: row by row.
+        last: no batch is to come, so what is still in the way is somebody else's.
 
     Raises:
         DataError: somebody has changed rows since and it is not decided about them; a row did not become what it was.
@@ -92,7 +93,7 @@ async def take_back(work: Work, below: int, size: int, *, singly: bool) -> tuple
     await _decide(work, lowest)
     await _refuse_cascades(work)
     await connection.execute(undo_sql.ONLY_BY_INDEX)
-    left_out, checksum = await _one_by_one(work, lowest) if singly else await _all_at_once(work)
+    left_out, checksum = await _one_by_one(work, lowest, last=last) if singly else await _all_at_once(work)
     await connection.execute(undo_sql.ANY_WAY)
     kept = await connection.fetchrow(undo_sql.KEPT)
     if kept is None:
@@ -114,7 +115,7 @@ async def _all_at_once(work: Work) -> tuple[int, int]:
     return left_out, checksum
 
 
-async def _one_by_one(work: Work, lowest: int) -> tuple[int, int]:
+async def _one_by_one(work: Work, lowest: int, *, last: bool) -> tuple[int, int]:
     """Row by row, the newest change first, in savepoints: what is in the way of one may go with another.
 
     What is still in the way at the end is somebody else's; where theirs are kept, our row stays as it is.
@@ -133,7 +134,8 @@ async def _one_by_one(work: Work, lowest: int) -> tuple[int, int]:
                 waiting.append(row)
                 in_the_way = in_the_way or error  # that of the newest change, which the others wait for
         if in_the_way is not None and len(waiting) == len(pending):
-            if work.sql.changed_since != "keep theirs" or any(row["action"] == "delete" for row in waiting):
+            keeps = last and work.sql.changed_since == "keep theirs"
+            if not keeps or any(row["action"] == "delete" for row in waiting):
                 raise in_the_way
             await connection.execute(undo_sql.LEAVE_OUT, [row["sequence"] for row in waiting])
             about = f"{counted(len(waiting), 'row')} of {work.mapping.name} did not become what they were"

@@ -71,7 +71,10 @@ async def test_a_run_is_in_use_from_a_verdict_on_whatever_is_taken_back_of_it(pa
     await judged(run, passed=passed)
     assert await others.was_in_use(run.target, run.run_id) == passed
     if not passed:
-        accepted = {"action": "skip", "accepted": True, "actor": "ann", "reason": "known", "answer": "skipped"}
+        paused = {"action": "pause", "accepted": True, "actor": "ann", "reason": "no \0 jsonb", "answer": ""}
+        await chain.append(run.target, run.run_id, "decision/0", "operator", paused)
+        assert not await others.was_in_use(run.target, run.run_id)
+        accepted = paused | {"action": "skip"}
         await chain.append(run.target, run.run_id, "decision/1", "operator", accepted)
     assert await others.was_in_use(run.target, run.run_id)
     await ActivityEnvironment().run(seal_run, RunInput(run=given(run)))

@@ -43,7 +43,7 @@ async def judged(run: Run, round: int, *, passed: bool, phase: str = "everyone")
 
 
 async def ordered(run: Run, action: str, number: int, *, accepted: bool = True) -> None:
-    body = {"action": action, "accepted": accepted, "actor": "ann", "reason": "known", "answer": "skipped"}
+    body = {"action": action, "accepted": accepted, "actor": "ann", "reason": "known\0", "answer": "skipped"}
     await chain.append(run.target, run.run_id, f"decision/{number}", "operator", body)
 
 

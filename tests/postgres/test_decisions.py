@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import asyncpg
 import pytest
 
+from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.resolved import TableName
 from knarr.postgres import lease, others
@@ -62,6 +63,17 @@ async def test_what_was_decided_at_a_stop_of_doctors_holds_when_it_is_told_to_go
     await run.target.execute(DECIDE, run.run_id, item.name)
     assert await by_doctor() == 30
     assert await ids(run) == []
+
+
+async def test_decisions_in_one_transaction_are_all_in_the_trail(run: Run) -> None:
+    await run.store(ITEM, OTHER)
+
+    async with run.target.transaction():
+        await run.target.execute(DECIDE, run.run_id, "public.taken")
+        await run.target.execute(DECIDE, run.run_id, "public.other")
+
+    said = [entry.body for entry in await chain.read(run.target, run.run_id) if entry.kind == "operator"]
+    assert ["rows of public.taken" in said[0], "rows of public.other" in said[1]] == [True, True]
 
 
 async def test_a_run_that_has_ended_takes_no_decision(run: Run) -> None:
