@@ -93,10 +93,13 @@ async def set_sequences(given: MappingInput) -> StepResult:
 
 @activity.defn
 async def reset_sequences(given: CompensationInput) -> StepResult:
-    """Compensation of `set_sequences`: the phase's sequences stand again where they stood before it."""
+    """Compensation of `set_sequences`. Those of a table that the run makes or fills go back with the phase's rows."""
     run = given.run
     async with working("reset sequences", run, mapping=given.mapping, undoing=True), target_of(run) as target:
-        reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping, given.phase)
+        mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
+        reset = sequences.Reset()
+        if mapping.occupied:
+            reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping, given.phase)
         async with fenced(target, lease_of(run)):
             head = await compensated(
                 target, run, "sequences", str(reset), mapping=given.mapping, phase=given.phase, left=reset.stay

@@ -9,6 +9,7 @@ from knarr.audit.chain import AuditHead
 from knarr.postgres import copy, mappings, merge, partitions, remove, undo
 from knarr.postgres.lease import fenced
 from knarr.telemetry import metrics
+from knarr.wording import counted
 
 
 class _Moving:
@@ -113,7 +114,8 @@ async def remove_rows(given: CompensationInput) -> StepResult:
                 limits=plan.limits,
             )
             count, left = removed.rows, removed.left
-            summary = f"{mapping.name}: {count:,} rows removed"
+            back = f", {counted(removed.sequences, 'sequence')} set back" if removed.sequences else ""
+            summary = f"{mapping.name}: {counted(count, 'row')} removed{back}"
         async with fenced(target, lease_of(run)):
             head = await compensated(target, run, "copy", summary, mapping=number, phase=given.phase)
         return StepResult(count=count, head=head, left=left)

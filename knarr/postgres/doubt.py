@@ -10,18 +10,18 @@ from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.selection import moved_predicate, phase_predicate, source_key, source_where, target_key, wire_type
 from knarr.postgres.session import Connection
 from knarr.postgres.transactions import transaction
-from knarr.postgres.writers import IN_DOUBT
+from knarr.postgres.writers import IN_DOUBT, inside
 
 BATCH: Final = 1_000  # rows of doubt that the source is asked about at once
 
-KEYS_IN_DOUBT: Final = f"SELECT {{texts}} FROM {{table}} AS t WHERE {IN_DOUBT}"
+KEYS_IN_DOUBT: Final = f"SELECT {{texts}} FROM {{table}} AS t WHERE {IN_DOUBT} AND {{inside}}"
 # What the source now says of these rows: whether it counts them to the phase, their keys as asked, and their values.
 ASK_SOURCE: Final = """
 SELECT ({ours}) IS TRUE AS ours, {names}, {values}
   FROM {source}, unnest({arrays}) AS "knarr asked" ({names})
  WHERE {matches} AND {where}
 """
-SAME: Final = f"unnest({{arrays}}) AS k ({{names}}) WHERE {IN_DOUBT} AND {{matches}} AND {{equal}}"
+SAME: Final = f"unnest({{arrays}}) AS k ({{names}}) WHERE {IN_DOUBT} AND {{inside}} AND {{matches}} AND {{equal}}"
 
 ReachSource = Callable[[], AbstractAsyncContextManager[Connection]]
 """Gives a connection to the source; called only when the source is needed."""
@@ -51,7 +51,7 @@ async def answers(
     ask = _ask_source(mapping, phase_order, place[2])
     texts = ", ".join(f"({column.sql})::text" for column in target_key(mapping, "t"))
     async with reach_source() as source, transaction(source, limits, snapshot=True):
-        query = KEYS_IN_DOUBT.format(texts=texts, table=qualified(mapping.target))
+        query = KEYS_IN_DOUBT.format(texts=texts, table=qualified(mapping.target), inside=inside(mapping))
         keys = await connection.cursor(query, *place)
         while batch := await keys.fetch(BATCH):
             told = [tuple(row) for row in await source.fetch(ask, *_by_column(batch, len(mapping.key)))]
@@ -70,6 +70,7 @@ def same(mapping: ResolvedMapping) -> str:
     ours = ", ".join(f"t.{quote(column.name)}::{column.base_type}" for column in columns)
     given = ", ".join(f"k.v{place}::{column.base_type}" for place, column in enumerate(columns))
     return SAME.format(
+        inside=inside(mapping),
         arrays=", ".join(f"${place}::text[]" for place in range(4, 4 + len(names))),
         names=", ".join(names),
         matches=" AND ".join(f"{column.sql} = k.k{place}::{column.type}" for place, column in enumerate(key)),

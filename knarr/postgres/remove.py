@@ -11,7 +11,7 @@ from knarr.audit import chain
 from knarr.errors import DataError, PlanError
 from knarr.plan.models import Limits
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres import ledger, others, writers
+from knarr.postgres import ledger, others, sequences, writers
 from knarr.postgres.doubt import ReachSource
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified
@@ -33,6 +33,7 @@ class Removed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: int = Field(default=0, ge=0)
+    sequences: int = Field(default=0, ge=0, description="put back to where they stood before the phase")
     left: list[str] = Field(default_factory=list)
 
 
@@ -48,7 +49,7 @@ async def remove_rows(
     changed_since: ChangedSince = "stop",
     limits: Limits | None = None,
 ) -> Removed:
-    """Takes back the rows that a phase copied into a table that the run fills.
+    """Takes back the rows that a phase copied into a table that the run fills, and then puts its sequences back.
 
     One transaction with the phase's ledger rows, so that the phase can be copied again. A table that holds only this
     phase's rows is emptied, unless it holds rows of somebody else (`Written.of_others`). With rows of other phases in
@@ -73,6 +74,31 @@ async def remove_rows(
     """
     if mapping.mode not in ("create", "fill"):
         raise PlanError(f"the rows of {mapping.name} are not taken back by phase: its mode is '{mapping.mode}'")
+    removed = await _remove(connection, reach_source, lease, run_id, mapping, phase, phase_order, changed_since, limits)
+    # Only now: until the rows are gone those who use the table would be given the keys of rows that stand there.
+    reset = await sequences.reset_sequences(
+        connection,
+        lease,
+        run_id,
+        mapping.number,
+        phase,
+        stay=await _rows_stay(connection, run_id, mapping),
+        limits=limits,
+    )
+    return removed.model_copy(update={"sequences": reset.put_back, "left": [*removed.left, *reset.stay]})
+
+
+async def _remove(
+    connection: Connection,
+    reach_source: ReachSource | None,
+    lease: Lease,
+    run_id: str,
+    mapping: ResolvedMapping,
+    phase: str,
+    phase_order: Sequence[str],
+    changed_since: ChangedSince,
+    limits: Limits | None,
+) -> Removed:
     with classified(f"taking back the rows of {mapping.name}, phase {phase}"), _pointed_at(mapping):
         async with fenced(connection, lease, limits=limits):
             totals = await ledger.phase_totals(connection, run_id, mapping.number)
@@ -98,6 +124,18 @@ async def remove_rows(
             gone = f"; {mapping.name} itself was gone, and all rows with it" if kind is None else ""
             await _audit(connection, lease, run_id, mapping, phase, f"{own.rows:,} rows{gone}", left)
     return Removed(rows=own.rows, left=left)
+
+
+async def _rows_stay(connection: Connection, run_id: str, mapping: ResolvedMapping) -> bool:
+    """Whether rows of others stand where the run has none left."""
+    table = qualified(mapping.target)
+    with classified(f"looking for what stays in {mapping.name}"):
+        if await ledger.phase_totals(connection, run_id, mapping.number) or not await connection.fetchval(
+            EXISTS, table
+        ):
+            return False
+        query = f"SELECT EXISTS (SELECT FROM {table} AS t WHERE {writers.inside(mapping)})"
+        return bool(await connection.fetchval(query))
 
 
 @contextlib.contextmanager
@@ -129,23 +167,40 @@ async def _take_out(work: Removal, kind: str, expected: int) -> int:
 
 
 async def _empty(work: Removal, kind: str) -> None:
-    connection, table = work.connection, work.table
+    connection, table, inside = work.connection, work.table, writers.inside(work.mapping)
     # ONLY: tables that inherit from it hold other people's rows; a partitioned table can't do without its parts.
     only = "" if kind == "p" else "ONLY "
-    if all(row["itself"] for row in await connection.fetch(POINTING_HERE, table)):
-        try:
-            async with connection.transaction():
-                await connection.execute(f"TRUNCATE {only}{table}")
-        except (asyncpg.DiskFullError, asyncpg.InsufficientPrivilegeError):
-            # TRUNCATE writes each index anew, a page at least, and needs a right of its own; DELETE needs neither.
-            await connection.execute(f"DELETE FROM {only}{table}")
+    pointed = not all(row["itself"] for row in await connection.fetch(POINTING_HERE, table))
+    if not pointed and work.mapping.scope is None and await _truncate(connection, f"{only}{table}"):
         return
-    await refuse_changes_elsewhere(connection, work.mapping, "TRUE", [])
-    await connection.execute(f"DELETE FROM {only}{table}")
+    await refuse_changes_elsewhere(connection, work.mapping, inside, [])
+    await connection.execute(f"DELETE FROM {only}{table} AS t WHERE {inside}")
+
+
+async def _truncate(connection: Connection, table: str) -> bool:
+    """Whether the table could be emptied at one blow; DELETE needs less of disk, rights and other sessions."""
+    before = await connection.fetchval("SELECT current_setting('lock_timeout')")
+    try:
+        async with connection.transaction():
+            # Who reads the table is not to be waited for, with all later readers behind us; nor to be deadlocked with,
+            # which a server looks for after a second.
+            await connection.execute("SET LOCAL lock_timeout = '500ms'")
+            await connection.execute(f"TRUNCATE {table}")
+            await connection.execute("SELECT set_config('lock_timeout', $1, true)", before)
+    except (
+        asyncpg.DiskFullError,  # it writes each index anew, a page at least
+        asyncpg.InsufficientPrivilegeError,
+        asyncpg.LockNotAvailableError,
+        asyncpg.DeadlockDetectedError,
+    ):
+        return False
+    return True
 
 
 async def _prove(work: Removal, expected: int) -> None:
-    found = await work.connection.fetchval(f"SELECT count(*) FROM {work.table}")
+    found = await work.connection.fetchval(
+        f"SELECT count(*) FROM {work.table} AS t WHERE {writers.inside(work.mapping)}"
+    )
     if found != expected:
         raise DataError(
             f"after taking back phase {work.phase}, {work.mapping.name} holds {counted(found, 'row')} where {expected} "

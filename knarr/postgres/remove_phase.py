@@ -63,7 +63,9 @@ async def delete_written(
     doubt. The others stay; 'restore ours' takes them out with the last phase that has rows there.
     """
     connection = work.connection
-    found = await connection.fetchrow(writers.COUNT_PHASE.format(table=work.table), *work.place)
+    found = await connection.fetchrow(
+        writers.COUNT_PHASE.format(table=work.table, inside=writers.inside(work.mapping)), *work.place
+    )
     if found is None:
         raise RuntimeError("counting returned no row")
     choices: list[ChangedSince] = []
@@ -118,7 +120,7 @@ async def _delete_known(work: Removal, found: asyncpg.Record, own: int, of_other
     # What a repair of this run wrote can only be of the phase when no other phase misses a row. What somebody else has
     # written may be a row of theirs in the place of one that they deleted, however well the counts agree.
     all_ours = doubtful > 0 and not_ours == 0 and found["repaired"] == found["doubt"]
-    doomed = f"({WRITTEN_BY_PHASE} OR {IN_DOUBT})" if all_ours else WRITTEN_BY_PHASE
+    doomed = f"({WRITTEN_BY_PHASE} OR {IN_DOUBT}) AND {writers.inside(work.mapping)}" if all_ours else WRITTEN_BY_PHASE
     await refuse_changes_elsewhere(work.connection, work.mapping, doomed, work.place)
     await work.connection.execute(f"DELETE FROM {work.table} AS t WHERE {doomed}", *work.place)
     return 0 if all_ours else doubtful

@@ -169,7 +169,14 @@ async def _where_to(
 
 
 async def reset_sequences(
-    connection: Connection, lease: Lease, run_id: str, mapping: int, phase: str = "", *, limits: Limits | None = None
+    connection: Connection,
+    lease: Lease,
+    run_id: str,
+    mapping: int,
+    phase: str = "",
+    *,
+    stay: bool = False,
+    limits: Limits | None = None,
 ) -> Reset:
     """Puts the sequences of a mapping back to where they stood before the phase.
 
@@ -177,6 +184,9 @@ async def reset_sequences(
     given out again. Holds when none was moved, and when a sequence is gone with its table. Those that belong to a table
     that has rows of its own stay: rows of the run may draw from them, too, and `knarr.postgres.before` puts them back
     when the last row has been taken back.
+
+    Args:
+        stay: rows of others stay in the table, whose keys may lie beyond the former position: none is put back.
 
     Raises:
         LostLease, TransientError, PlanError.
@@ -190,7 +200,7 @@ async def reset_sequences(
         with classified(f"putting the sequence {name} back"):
             async with fenced(connection, lease, limits=limits):
                 if not (occupied and row["owned"]):
-                    if await _put_back(connection, row):
+                    if await _put_back(connection, row, stay=stay):
                         put_back += 1
                     else:
                         left.append(name)
@@ -198,13 +208,15 @@ async def reset_sequences(
     return Reset(put_back=put_back, left=tuple(left))
 
 
-async def _put_back(connection: Connection, row: asyncpg.Record) -> bool:
+async def _put_back(connection: Connection, row: asyncpg.Record, *, stay: bool) -> bool:
     """Whether it stands where it stood before, or is gone; it stays where others have drawn from it."""
     name, before = row["sequence"], Position(last_value=row["last_value"], is_called=row["is_called"])
     if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
         return True
     if await position(connection, name) == before:
         return True
+    if stay:
+        return False
     left = row["left_value"], row["left_called"]
     query = PUT_BACK.format(sequence=name)
     return await connection.fetchval(query, name, before.last_value, before.is_called, *left) is not None

@@ -93,7 +93,9 @@ async def unwind(
     dropped += await unwinding.drop(objects.OF_THE_RUN, "the run", BEFORE_ROWS)
     on_step("releasing the tables")
     await lease.release(target, run_id, "rolled back")
-    return Unwound(rows=rows, objects=dropped, sequences=moved, verdicts=verdicts, left=unwinding.left)
+    return Unwound(
+        rows=rows, objects=dropped, sequences=moved + unwinding.sequences, verdicts=verdicts, left=unwinding.left
+    )
 
 
 def _in_order(resolved: Sequence[ResolvedMapping]) -> list[ResolvedMapping]:
@@ -160,6 +162,7 @@ class _Unwinding:
         self._plan = plan
         self._on_step = on_step
         self.left: Final[list[str]] = []
+        self.sequences = 0
         self.phases: Final = [phase.phase for phase in plan.rollout]
 
     def is_first(self, mapping: ResolvedMapping, phase: str) -> bool:
@@ -193,7 +196,9 @@ class _Unwinding:
         )
 
     async def reset_sequences(self, mapping: ResolvedMapping, phase: str) -> int:
-        """Sequences stand again where they stood before the phase."""
+        """Sequences stand where they stood before the phase; those of a table that was filled go with its rows."""
+        if not mapping.occupied:
+            return 0
         reset = await sequences.reset_sequences(
             self._target, self._lease, self._run_id, mapping.number, phase, limits=self._plan.limits
         )
@@ -232,6 +237,7 @@ class _Unwinding:
             limits=self._plan.limits,
         )
         self.left.extend(removed.left)
+        self.sequences += removed.sequences
         return removed.rows
 
     async def _record(

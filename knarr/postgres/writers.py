@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres.identifiers import literal, qualified
+from knarr.postgres.identifiers import enclosed, literal, qualified
 from knarr.postgres.session import Connection
 
 # Conditions on a row called t, for $1 run, $2 mapping, $3 phase: written by this phase's copy, by somebody before it
@@ -29,6 +29,7 @@ COUNT_PHASE: Final = f"""
 SELECT count(*) AS all, count(*) FILTER (WHERE {WRITTEN_BY_PHASE}) AS own, count(*) FILTER (WHERE {IN_DOUBT}) AS doubt,
        count(*) FILTER (WHERE {IN_DOUBT} AND {REPAIRED}) AS repaired
   FROM {{table}} AS t
+ WHERE {{inside}}
 """
 
 # Of a table of which only one phase has rows: what the run wrote, copied or repaired.
@@ -41,7 +42,7 @@ WRITTEN_BY_RUN: Final = f"knarr.full_xid(t.xmin) IN ({OF_THE_RUN.format(run='$1'
 COUNT_ALL: Final = f"""
 SELECT coalesce(sum(t.rows), 0)::bigint AS all,
        coalesce(sum(t.rows) FILTER (WHERE {WRITTEN_BY_RUN}), 0)::bigint AS ours
-  FROM (SELECT xmin, count(*) AS rows FROM {{table}} GROUP BY xmin) AS t
+  FROM (SELECT t.xmin, count(*) AS rows FROM {{table}} AS t WHERE {{inside}} GROUP BY t.xmin) AS t
 """
 ALL_KNOWN: Final = "SELECT bool_and(xid IS NOT NULL) FROM knarr.ledger WHERE (run_id, mapping) = ($1, $2)"
 
@@ -70,9 +71,15 @@ class Written(BaseModel):
         return self.rows - self.ours if in_use or self.rows != expected else 0
 
 
+def inside(mapping: ResolvedMapping) -> str:
+    """The condition under which a row of the mapping's table is one that the mapping fills: others may share it."""
+    return enclosed(mapping.scope) if mapping.scope else "TRUE"
+
+
 async def count_written(connection: Connection, run_id: str, mapping: ResolvedMapping) -> Written:
     """Counts the rows of a mapping's target by who wrote them, in the caller's transaction."""
-    counted = await connection.fetchrow(COUNT_ALL.format(table=qualified(mapping.target)), run_id, mapping.number)
+    query = COUNT_ALL.format(table=qualified(mapping.target), inside=inside(mapping))
+    counted = await connection.fetchrow(query, run_id, mapping.number)
     if counted is None:
         raise RuntimeError("counting returned no row")
     known = await all_known(connection, run_id, mapping)
@@ -87,4 +94,5 @@ async def all_known(connection: Connection, run_id: str, mapping: ResolvedMappin
 def list_others(run_id: str, mapping: ResolvedMapping) -> str:
     """A query for people: the rows of a mapping's target that show transactions which are not the run's."""
     ours = OF_THE_RUN.format(run=literal(run_id), mapping=mapping.number)
-    return f"SELECT t.* FROM {qualified(mapping.target)} AS t WHERE knarr.full_xid(t.xmin) NOT IN ({ours})"
+    table, scope = qualified(mapping.target), f" AND {inside(mapping)}" if mapping.scope else ""
+    return f"SELECT t.* FROM {table} AS t WHERE knarr.full_xid(t.xmin) NOT IN ({ours}){scope}"
