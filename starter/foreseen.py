@@ -19,9 +19,7 @@ async def foreseen(handle: RunHandle, action: str, order: Order) -> Order:
     Raises:
         StarterError: exit 5, the run has ended, or would refuse the order, or stands already where it leads.
     """
-    description = await handle.describe()
-    if description.status not in {None, WorkflowExecutionStatus.RUNNING}:
-        raise _refused(handle.id, action, f"the run has ended: {state_of(description)}")
+    await _refuse_if_ended(handle, action)
     if isinstance(order, RollbackOrder) and "/" in order.to:
         await until_named(handle)
     try:
@@ -31,9 +29,31 @@ async def foreseen(handle: RunHandle, action: str, order: Order) -> Order:
     return held_against(status, action, order)
 
 
+async def waits_with(handle: RunHandle, action: str) -> Status:
+    """The stop that an answer would reach now, and its problem.
+
+    Raises:
+        StarterError: exit 5, the run has ended, or waits for nobody; exit 4, no worker says what it waits with.
+    """
+    await _refuse_if_ended(handle, action)
+    try:
+        status: Status = await handle.query("status", result_type=Status, rpc_timeout=ANSWER_WITHIN)
+    except (WorkflowQueryFailedError, RPCError) as error:
+        raise StarterError(
+            Exit.UNREACHABLE,
+            f"no worker says what the run waits with, so {action} was not given",
+            hint="start a worker (knarr worker) and say it again",
+        ) from error
+    if status.state != "waiting for a person":
+        raise _refused(handle.id, action, f"the run is {status.state}, it does not wait for a person")
+    return status
+
+
 def held_against(status: Status, action: str, order: Order) -> Order:
     """The same, from where the run stands. Raises as `foreseen`."""
-    controls = Controls(paused=status.state == "paused", decided=0)
+    controls = Controls(paused=status.state == "paused", decided=0, stops=max(0, status.stop - 1))
+    if status.state == "waiting for a person":
+        controls.ask(status.message)
     if refusal := controls.refusal(action, order, status.state, status.checkpoints):
         raise _refused(status.run_id, action, refusal)
     if not isinstance(order, RollbackOrder):
@@ -49,6 +69,12 @@ def held_against(status: Status, action: str, order: Order) -> Order:
             f"or go forward again: knarr resume {run} --reason ...",
         )
     return order.model_copy(update={"to": where})
+
+
+async def _refuse_if_ended(handle: RunHandle, action: str) -> None:
+    description = await handle.describe()
+    if description.status not in {None, WorkflowExecutionStatus.RUNNING}:
+        raise _refused(handle.id, action, f"the run has ended: {state_of(description)}")
 
 
 def _refused(run_id: str, action: str, reason: str) -> StarterError:

@@ -13,17 +13,33 @@ needed_reason_option = click.option("--reason", required=True, help=WHY)
 actor_option = click.option(
     "--actor", envvar="KNARR_ACTOR", default=None, help="Who says so; default: user@host of this machine."
 )
+stop_option = click.option(
+    "--stop",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="The stop that this answers, by its number in `knarr status`.  [default: the one that stands now]",
+)
 yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
-def _order(action: str, says: str, *, question: str = "", needs_reason: bool = False) -> click.Command:
-    """The command for an order that has a reason and nothing else; with a question, it is asked first."""
+def _order(
+    action: str, says: str, *, question: str = "", needs_reason: bool = False, answers: bool = False
+) -> click.Command:
+    """The command for an order that has a reason and nothing else, or one that answers a stop.
+
+    Args:
+        question: asked first; empty: nothing is.
+    """
 
     @common
-    async def give(output: Output, run: str, reason: str, actor: str | None, yes: bool = False) -> Exit:
-        return await _give(output, action, run, reason, actor, question=question, yes=yes)
+    async def give(
+        output: Output, run: str, reason: str, actor: str | None, yes: bool = False, stop: int | None = None
+    ) -> Exit:
+        return await _give(output, action, run, reason, actor, question=question, yes=yes, answers=answers, stop=stop)
 
     options = [run_argument, needed_reason_option if needs_reason else reason_option, actor_option]
+    options += [stop_option] if answers else []
     options += [yes_option] if question else []
     for option in reversed(options):
         give = option(give)
@@ -43,12 +59,13 @@ complete = _order(
     "End a run that is kept open; it can't be taken back then.",
     question="End {run}? It can't be taken back then.",
 )
-retry = _order("retry", "Try again what the run waits with.")
+retry = _order("retry", "Try again what the run waits with.", answers=True)
 skip = _order(
     "skip",
     "Leave out what the run waits with; the report says so.",
     question="Leave out what {run} waits with? If it is a compensation, its effects stay on the target.",
     needs_reason=True,
+    answers=True,
 )
 
 
@@ -87,18 +104,26 @@ async def _give(
     question: str,
     yes: bool,
     to: str | None = None,
+    answers: bool = False,
+    stop: int | None = None,
 ) -> Exit:
     from knarr.settings import Settings
     from starter import runs
     from starter.connect import connect
-    from starter.foreseen import foreseen
+    from starter.foreseen import foreseen, waits_with
     from starter.ordering import give, this_person
-    from workflows.messages import Order, RollbackOrder
+    from workflows.messages import AnswerOrder, Order, RollbackOrder
 
     service = await connect(Settings())
     handle = await runs.find(service.client, run)
     who = actor or this_person()
     order = Order(actor=who, reason=reason) if to is None else RollbackOrder(actor=who, reason=reason, to=to)
+    if answers and stop is None:
+        status = await waits_with(handle, action)
+        stop = status.stop  # 0 from a worker of before, which numbers no stop
+        output.say(f"{handle.id} waits{f' at stop {stop}' if stop else ''}: {status.message}")
+    if stop:
+        order = AnswerOrder(actor=who, reason=reason, stop=stop)
     if question:
         order = await foreseen(handle, action, order)
         to = order.to if isinstance(order, RollbackOrder) else ""
@@ -111,6 +136,7 @@ async def _give(
         {
             "run_id": handle.id,
             "order": action,
+            **({"stop": stop} if answers else {}),
             "actor": who,
             "reason": reason,
             "state": answer.state,

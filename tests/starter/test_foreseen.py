@@ -18,7 +18,7 @@ from starter.runs import STATE, RunHandle
 from tests.endtoend.command import Knarr
 from tests.saga.scene import connect
 from tests.starter.test_screen import RUN, snapshot
-from workflows.messages import Order, RollbackOrder, State, Status
+from workflows.messages import AnswerOrder, Order, RollbackOrder, State, Status
 
 _numbers: Final = count(1)
 
@@ -79,6 +79,14 @@ def test_what_the_run_would_refuse_is_refused_before_anybody_is_asked(action: st
     assert refused.value.exit_code is Exit.REFUSED
 
 
+def test_an_answer_to_the_stop_that_stands_is_foreseen_to_be_taken_and_one_to_another_is_not() -> None:
+    waiting = status("waiting for a person").model_copy(update={"stop": 3, "message": "can't take back: its rows"})
+    for order in (AnswerOrder(actor="mira", reason="why", stop=3), Order(actor="mira", reason="why")):
+        assert held_against(waiting, "skip", order) == order
+    with pytest.raises(StarterError, match="it answers stop 2, and the run is at stop 3: can't take back: its rows"):
+        held_against(waiting, "skip", AnswerOrder(actor="mira", reason="why", stop=2))
+
+
 @workflow.defn(name="Migration", sandboxed=False)
 class EndsAtOnce:
     """Stands where a run would that has ended."""
@@ -102,7 +110,7 @@ async def ended(temporal: TemporalServer) -> AsyncIterator[RunHandle]:
     yield handle
 
 
-@pytest.mark.parametrize("action", ["abort", "complete", "rollback"])
+@pytest.mark.parametrize("action", ["abort", "complete", "rollback", "retry", "skip"])
 async def test_an_order_to_a_run_that_has_ended_asks_nobody(
     temporal: TemporalServer, ended: RunHandle, tmp_path: Path, action: str
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -34,7 +35,7 @@ from starter.runs import RunHandle
 from tests.endtoend.command import Knarr
 from tests.saga.scene import connect
 from worker import PASSED_THROUGH
-from workflows.messages import MigrationInput, Resumed, RollbackOrder, SagaState, Shown, Status
+from workflows.messages import MigrationInput, Resumed, RollbackOrder, SagaState, Shown, Status, Turn
 from workflows.registry import ALL_WORKFLOWS
 from workflows.saga import Saga
 from workflows.settings import RunSettings
@@ -88,11 +89,20 @@ def half_way(run_id: str, *, paused: bool) -> Resumed:
 
 
 @asynccontextmanager
-async def continued(client: Client, recalled: asyncio.Event, *, paused: bool = False) -> AsyncIterator[RunHandle]:
-    """A run that has just continued as new; its survey is recalled once `recalled` is set, and nothing after it."""
+async def continued(
+    client: Client, recalled: asyncio.Event, *, paused: bool = False, turn: Turn | None = None, stops: int = 0
+) -> AsyncIterator[RunHandle]:
+    """A run that has just continued as new; its survey is recalled once `recalled` is set, and nothing after it.
+
+    Args:
+        turn: where it was on its way back to; then recalling does not wait, it fails until `recalled` is set.
+        stops: how often it has asked a person before.
+    """
 
     @activity.defn(name="recall_survey")
     async def recall(given: RunInput) -> SurveyResult:
+        if turn and not recalled.is_set():
+            raise ApplicationError("no survey is stored here", type="PlanError", non_retryable=True)
         await recalled.wait()
         mapping = MappingSummary(
             number=0, name="shop.a", partitions=1, estimated_rows=10, estimated_bytes=10, phases=["canary"]
@@ -115,7 +125,7 @@ async def continued(client: Client, recalled: asyncio.Event, *, paused: bool = F
             "Migration",
             MigrationInput(
                 plan_name="shop-v2", source="legacy", target="shop", plan=PlanDocument(canonical="", digest="0" * 64),
-                resumed=half_way(run_id, paused=paused),
+                resumed=half_way(run_id, paused=paused).model_copy(update={"turn": turn, "stops": stops}),
             ),
             id=run_id,
             task_queue=task_queue,
