@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
@@ -35,6 +35,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.settings import PhaseSettings, RunSettings
 
 
+FIRST_ORDER_RAISES: Final = "an order that comes first of all raises the epoch too"
+
+
 @workflow.defn(name="Migration")
 class MigrationWorkflow(TakesOrders):
     """One run of a plan. It ends completed, or FAILED with type MigrationRolledBack, or CANCELED after an abort."""
@@ -53,10 +56,13 @@ class MigrationWorkflow(TakesOrders):
     @workflow.run
     async def run(self, start: MigrationInput) -> Status:
         """Goes forward; turns back when something fails or somebody asks; says at the end how it went."""
-        turn = self.conduct.controls.turn  # of the run of the workflow that this one goes on from
+        turn = self.conduct.controls.turn  # of the run of the workflow that this one goes on from, or an order's
         self.conduct.view.show("unwinding" if turn else "running")
         self.conduct.start_watchers()
         raised = turn is not None
+        if turn and start.resumed and start.resumed.turn is None:
+            # The order came before this line, and nothing has been raised for it. Runs of before took that for done.
+            raised = not workflow.patched(FIRST_ORDER_RAISES)
         while turn := turn or await self._go_forward():
             try:
                 await shielded(turn_back(self.conduct, turn, raised=raised))

@@ -1,12 +1,12 @@
 """Orders to a run that has just continued as new: it knows its mappings by number until it has recalled its survey."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from temporalio import activity
@@ -35,7 +35,7 @@ from starter.runs import RunHandle
 from tests.endtoend.command import Knarr
 from tests.saga.scene import connect
 from worker import PASSED_THROUGH
-from workflows.messages import MigrationInput, Resumed, RollbackOrder, SagaState, Shown, Status, Turn
+from workflows.messages import MigrationInput, Order, Resumed, RollbackOrder, SagaState, Shown, Status, Turn
 from workflows.registry import ALL_WORKFLOWS
 from workflows.saga import Saga
 from workflows.settings import RunSettings
@@ -90,13 +90,22 @@ def half_way(run_id: str, *, paused: bool) -> Resumed:
 
 @asynccontextmanager
 async def continued(
-    client: Client, recalled: asyncio.Event, *, paused: bool = False, turn: Turn | None = None, stops: int = 0
+    client: Client,
+    recalled: asyncio.Event,
+    *,
+    paused: bool = False,
+    turn: Turn | None = None,
+    stops: int = 0,
+    others: Sequence[Callable[..., Any]] = (),
+    aborted: bool = False,
 ) -> AsyncIterator[RunHandle]:
     """A run that has just continued as new; its survey is recalled once `recalled` is set, and nothing after it.
 
     Args:
         turn: where it was on its way back to; then recalling does not wait, it fails until `recalled` is set.
         stops: how often it has asked a person before.
+        others: further activities of the worker's.
+        aborted: an abort came before it had begun to go on.
     """
 
     @activity.defn(name="recall_survey")
@@ -115,7 +124,7 @@ async def continued(
         client,
         task_queue=task_queue,
         workflows=ALL_WORKFLOWS,
-        activities=[recall],
+        activities=[recall, *others],
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
         ),
@@ -130,6 +139,8 @@ async def continued(
             id=run_id,
             task_queue=task_queue,
             result_type=Status,
+            start_signal="abort" if aborted else None,
+            start_signal_args=[Order(actor="tester", reason="a test says so")] if aborted else [],
         )  # fmt: skip
         try:
             yield handle
