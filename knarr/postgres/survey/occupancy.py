@@ -15,7 +15,7 @@ from knarr.postgres.survey.ask import lookup
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed, nearest
 from knarr.postgres.survey.sketches import Sketch
-from knarr.postgres.survey.triggers import check_triggers
+from knarr.postgres.survey.triggers import check_rules, check_triggers
 
 _OWN_OBJECTS: Final = "SELECT kind, name FROM knarr.object WHERE run_id = $1"
 _COPIED: Final = (
@@ -101,10 +101,7 @@ async def check_occupancy(
             f"row level security hides rows of {write_table(sketch.target)} from this role",
             expected="a role that sees and writes all rows: its owner, or one with BYPASSRLS",
         )
-    if table.rules and sketch.mapping.mode == "fill":  # `occupied` refuses them
-        inquiry.problems.warn(
-            where, f"rules of {write_table(sketch.target)} do not apply to COPY: {listed(table.rules)}"
-        )
+    await check_rules(inquiry, sketch)
     _check_columns(inquiry, sketch)
 
 

@@ -29,7 +29,6 @@ async def check_occupied(inquiry: Inquiry, sketch: Sketch) -> None:
     if sketch.mapping.mode not in ("append", "merge") or table is None or table.kind not in _TABLES:
         return
     _check_key(inquiry, sketch, table)
-    _check_rules(inquiry, sketch, table)
     await _check_pointing_here(inquiry, sketch, table)
     _check_columns(inquiry, sketch, table)
     _check_shape(inquiry, sketch, table)
@@ -75,16 +74,6 @@ def _check_key(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
             f"no unique index of {name} is over just {_columns(names)}",
             expected=expected,
             hint=f"CREATE UNIQUE INDEX ON {qualified(sketch.target)} ({', '.join(map(quote, names))})",
-        )
-
-
-def _check_rules(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
-    if table.rules:
-        inquiry.problems.error(
-            sketch.where("target"),
-            f"rules of {write_table(sketch.target)} would rewrite what the run does: {listed(table.rules)}",
-            expected="no rule on the table",
-            hint="disable them for the time of the run (ALTER TABLE ... DISABLE RULE)",
         )
 
 

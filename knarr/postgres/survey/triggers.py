@@ -1,10 +1,10 @@
-"""Triggers of a target table that is there: what they do when a run writes, repairs or takes back can't be undone."""
+"""Triggers and rules of a target table that is there: what they do when a run writes or takes back can't be undone."""
 
 from typing import Final
 
 from knarr.plan.names import write_table
 from knarr.plan.resolved import TableName
-from knarr.postgres.identifiers import qualified
+from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.sketches import Sketch
@@ -22,6 +22,13 @@ SELECT t.tgname::text AS trigger, n.nspname::text AS schema_name, c.relname::tex
  ORDER BY 1, 2, 3
 """
 _EVENTS: Final = {"INSERT": 4, "UPDATE": 16, "DELETE": 8, "TRUNCATE": 32}  # bits of pg_trigger.tgtype
+# Those of a partition count only for statements that name the partition.
+_RULES: Final = """
+SELECT r.rulename::text AS rule, r.ev_type::text = ANY($2::text[]) AS applies FROM pg_catalog.pg_rewrite r
+ WHERE r.ev_class = $1 AND r.rulename <> '_RETURN' AND r.ev_enabled IN ('O', 'A')
+ ORDER BY 1
+"""
+_RULE_EVENTS: Final = {"UPDATE": "2", "INSERT": "3", "DELETE": "4"}
 
 
 async def check_triggers(inquiry: Inquiry, sketch: Sketch) -> None:
@@ -42,6 +49,26 @@ async def check_triggers(inquiry: Inquiry, sketch: Sketch) -> None:
         "what it does can be neither verified nor undone",
         hint=f"for the time of the run: {'; '.join(disable[:3])}{'; and so on' if len(disable) > 3 else ''}",
     )
+
+
+async def check_rules(inquiry: Inquiry, sketch: Sketch) -> None:
+    """No enabled rule rewrites what the run does to a table that is there; to the COPY of a fill none applies."""
+    assert sketch.target_table is not None
+    events = [event for event in _events(inquiry, sketch) if event in _RULE_EVENTS]
+    if sketch.mapping.mode == "fill" and "UPDATE" not in events:
+        events.remove("INSERT")
+    rows = await inquiry.target.fetch(_RULES, sketch.target_table.oid, [_RULE_EVENTS[event] for event in events])
+    where, name = sketch.where("target"), write_table(sketch.target)
+    if rules := [row["rule"] for row in rows if row["applies"]]:
+        disable = ", ".join(f"DISABLE RULE {quote(rule)}" for rule in rules)
+        inquiry.problems.error(
+            where,
+            f"rules of {name} would rewrite what the run does: {listed(rules)}",
+            expected=f"no enabled rule on {', '.join(events[:-1])}{' or ' if events[1:] else ''}{events[-1]}",
+            hint=f"for the time of the run: ALTER TABLE {qualified(sketch.target)} {disable}",
+        )
+    if rules := [row["rule"] for row in rows if not row["applies"]]:
+        inquiry.problems.warn(where, f"rules of {name} do not apply to COPY: {listed(rules)}")
 
 
 def _events(inquiry: Inquiry, sketch: Sketch) -> list[str]:

@@ -1,4 +1,4 @@
-"""Triggers that would write elsewhere when a table is filled, or when its rows are taken back."""
+"""Triggers and rules that would write elsewhere when a table is filled, or when its rows are taken back."""
 
 from typing import Any, Final
 
@@ -68,3 +68,36 @@ async def test_a_truncate_trigger_is_no_matter_to_a_merge(
     surveyed: Surveyed, source: Connection, target: Connection
 ) -> None:
     assert await asked(surveyed, source, target, "t BEFORE TRUNCATE ON shop.book", MERGE) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "mapping", "plan", "expected"),
+    [
+        ("DELETE", FILL, {}, "no enabled rule on DELETE"),
+        ("INSERT", FILL, REPAIR, "no enabled rule on INSERT, UPDATE or DELETE"),
+        ("DELETE", MERGE, {}, "no enabled rule on INSERT, UPDATE or DELETE"),
+    ],
+)
+async def test_a_rule_is_refused_where_it_would_apply_until_it_is_disabled(
+    event: str,
+    mapping: dict[str, Any],
+    plan: dict[str, Any],
+    expected: str,
+    surveyed: Surveyed,
+    source: Connection,
+    target: Connection,
+) -> None:
+    await source.execute(SOURCE)
+    await target.execute(f'{TARGET} CREATE RULE "a rule" AS ON {event} TO shop.book DO ALSO SELECT 1')
+
+    mend = 'ALTER TABLE "shop"."book" DISABLE RULE "a rule"'
+    assert told(await surveyed(mapping, **plan)) == [
+        (
+            "mappings[0].target (shop.book)",
+            "rules of shop.book would rewrite what the run does: a rule",
+            expected,
+            f"for the time of the run: {mend}",
+        )
+    ]
+    await target.execute(mend)
+    assert told(await surveyed(mapping, **plan)) == []
