@@ -24,6 +24,10 @@ _READS: Final = """
 SELECT pg_catalog.has_table_privilege($1::oid, 'SELECT') AS whole,
        pg_catalog.has_any_column_privilege($1::oid, 'SELECT') AS some
 """
+# A right on a table is of no use without one on its schema.
+_MAY_USE_SCHEMA: Final = """
+SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') FROM pg_catalog.pg_class c WHERE c.oid = $1
+"""
 _WRITES: Final = """
 SELECT p AS privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
  WHERE NOT pg_catalog.has_table_privilege($1::oid, p)
@@ -91,7 +95,7 @@ async def _source_role(inquiry: Inquiry, sequences: SequencePlan) -> None:
                 expected=f"GRANT SELECT ON {qualified(one.source)} TO {quote(role['name'])}",
             )
         read = await inquiry.source.fetch(_SEQUENCES_READ, sequences.to_read(one))
-        _sequences(inquiry, where, role["name"], read)
+        _sequences(inquiry, where, role["name"], one.source, read)
 
 
 async def _target_role(inquiry: Inquiry, schemas: list[str]) -> None:
@@ -131,14 +135,27 @@ async def _target_role(inquiry: Inquiry, schemas: list[str]) -> None:
                 expected=f"GRANT {', '.join(lacking)} ON {qualified(one.target)} TO {name}",
                 hint="what is written must also be verified and taken back",
             )
-        _sequences(inquiry, one.where("target"), role["name"], await inquiry.target.fetch(_SEQUENCES, table.oid))
+        schema = one.target.schema_name
+        if schema not in schemas and not await inquiry.target.fetchval(_MAY_USE_SCHEMA, table.oid):
+            inquiry.problems.error(
+                one.where("target"),
+                f"role {role['name']} may not use schema {schema}",
+                expected=f"GRANT USAGE ON SCHEMA {quote(schema)} TO {name}",
+            )
+        found_sequences = await inquiry.target.fetch(_SEQUENCES, table.oid)
+        _sequences(inquiry, one.where("target"), role["name"], one.target, found_sequences)
 
 
-def _sequences(inquiry: Inquiry, where: str, role: str, found: Sequence[asyncpg.Record]) -> None:
+def _sequences(inquiry: Inquiry, where: str, role: str, table: TableName, found: Sequence[asyncpg.Record]) -> None:
+    """What lacks on the sequences of a table; what lacks on its own schema is said of the table."""
     for row in found:
         sequence = TableName(schema_name=row["schema_name"], name=row["name"])
         grants = [f"GRANT {', '.join(row['lacking'])} ON SEQUENCE {qualified(sequence)}"] if row["lacking"] else []
-        grants += [] if row["may_use"] else [f"GRANT USAGE ON SCHEMA {quote(sequence.schema_name)}"]
+        grants += (
+            []
+            if row["may_use"] or sequence.schema_name == table.schema_name
+            else [f"GRANT USAGE ON SCHEMA {quote(sequence.schema_name)}"]
+        )
         if grants:
             inquiry.problems.error(
                 where,

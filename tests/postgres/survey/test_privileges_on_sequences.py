@@ -22,6 +22,10 @@ CREATE SEQUENCE shop.spare OWNED BY shop.item.name;
 GRANT USAGE ON SCHEMA shop TO teller; GRANT SELECT, INSERT, UPDATE, DELETE ON shop.item TO teller;
 GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA shop, numbers TO teller;
 """
+MAPPING: Final[dict[str, Any]] = {
+    "target": "shop.item", "source": "public.item", "key": {"id": "id"}, "columns": {"name": "name"}
+}  # fmt: skip
+PLAN: Final[dict[str, Any]] = {"name": "p", "source": "legacy", "target": "shop"}
 
 
 @pytest.fixture
@@ -38,11 +42,21 @@ async def tellers(source_dsn: str, target_dsn: str) -> AsyncIterator[tuple[Conne
 
 async def asked(tellers: tuple[Connection, Connection], mode: str) -> list[tuple[str, str, str]]:
     """What the survey says of sequences."""
-    mapping: dict[str, Any] = {"target": "shop.item", "source": "public.item", "mode": mode, "key": {"id": "id"}}
-    mapping |= {"columns": {"name": "name"}}
-    plan = Plan.model_validate({"name": "p", "source": "legacy", "target": "shop", "mappings": [mapping]})
+    plan = Plan.model_validate(PLAN | {"mappings": [MAPPING | {"mode": mode}]})
     found = await survey(*tellers, plan, None)
     return [problem[:3] for problem in told(found) if "sequence" in problem[1]]
+
+
+async def test_a_schema_that_may_not_be_used_is_said_once(tellers: tuple[Connection, Connection]) -> None:
+    source, target = tellers
+    await target.execute("RESET ROLE; REVOKE USAGE ON SCHEMA shop FROM teller; SET ROLE teller")
+    plan = PLAN | {"mappings": [MAPPING | {"mode": "fill"}]}
+
+    found = await survey(source, target, Plan.model_validate(plan), None)
+
+    assert [problem[1:3] for problem in told(found) if 'SCHEMA "shop"' in problem[2]] == [
+        ("role teller may not use schema shop", 'GRANT USAGE ON SCHEMA "shop" TO "teller"')
+    ]
 
 
 @pytest.mark.parametrize("mode", ["fill", "append", "merge"])
