@@ -49,7 +49,7 @@ async def test_rows_that_somebody_else_changed_stop_the_undo_and_are_found_by_a_
 
     message = str(stopped.value)
     assert "4 rows of public.taken were changed by somebody else since the run wrote them" in message
-    assert "knarr.decide('run-1', 'public.taken', 'keep theirs', WHO, WHY)" in message
+    assert "as the run's own role: SELECT knarr.decide('run-1', 'public.taken', 'keep theirs', WHO, WHY)" in message
     for part in ("(120) changed", "(80) changed", "(81) deleted", "(5) inserted again"):
         assert part in stopped.value.detail and part not in message
     query = stopped.value.hint.partition("this finds them: ")[2].partition(". Then there: ")[0]
