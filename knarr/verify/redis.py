@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from knarr.addresses import Address
 from knarr.errors import DataError, PlanError, TransientError
 
 SECONDS: Final = 10.0
@@ -25,14 +26,22 @@ async def get(address: SecretStr, key: str) -> str | None:
         DataError: the server refuses, or the key holds something other than a string.
         TransientError: nobody answered in time.
     """
-    parts = urlsplit(address.get_secret_value())
+    alias = f"'{address.alias}' " if isinstance(address, Address) else ""
+    try:
+        parts = urlsplit(address.get_secret_value())
+        port = parts.port or 6379
+    except ValueError:  # which quotes what it took for a port: it may be a piece of the password
+        parts, port = urlsplit(""), 0
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise PlanError("a downstream check names a connection that is no Redis server", hint="redis://host:port/0")
+        raise PlanError(
+            f"a downstream check names a connection {alias}whose address is no Redis server's",
+            hint="redis://host:port/0; special characters of the password are percent-encoded: / as %2F, @ as %40",
+        )
     secure = ssl.create_default_context() if parts.scheme == "rediss" else None
-    where = f"Redis at {parts.hostname}:{parts.port or 6379}"
+    where = f"Redis {alias}at {parts.hostname}:{port}"
     try:
         async with asyncio.timeout(SECONDS):
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=secure)
+            reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure)
             try:
                 if parts.password:
                     user = [unquote(parts.username)] if parts.username else []
@@ -44,7 +53,9 @@ async def get(address: SecretStr, key: str) -> str | None:
                 writer.close()
                 await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-        raise TransientError(f"{where} did not answer: {type(error).__name__}") from error
+        raise TransientError(
+            f"{where} did not answer: {type(error).__name__}", hint="check that it is up, and the host and port there"
+        ) from error
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str, *words: str) -> str | None:

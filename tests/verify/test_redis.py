@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
+from knarr.addresses import Address
 from knarr.errors import DataError, PlanError, TransientError
 from knarr.verify.redis import get
 
@@ -58,6 +59,14 @@ async def test_another_address_is_a_mistake_and_silence_may_pass(port: int, unus
         await get(SecretStr("postgresql://127.0.0.1/shop"), "orders")
     with pytest.raises(TransientError, match="did not answer"):
         await get(SecretStr(f"redis://127.0.0.1:{unused_port}"), "orders")
+
+
+async def test_an_error_names_the_alias_and_no_piece_of_the_password(unused_port: int) -> None:
+    with pytest.raises(TransientError, match=f"Redis 'cache' at 127.0.0.1:{unused_port} did not answer"):
+        await get(Address(f"redis://:canary@127.0.0.1:{unused_port}", "cache"), "orders")
+    with pytest.raises(PlanError, match="a connection 'cache' whose address") as raised:
+        await get(Address("redis://:zanz/ibar@127.0.0.1", "cache"), "orders")
+    assert "zanz" not in f"{raised.value} {raised.value.detail}"
 
 
 @pytest.fixture
