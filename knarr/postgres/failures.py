@@ -15,7 +15,7 @@ from knarr.telemetry.scrub import scrub
 
 # The longest matching prefix of the SQLSTATE decides. What is not listed stops the run (PlanError): an error that
 # nobody thought of must reach a person, not be retried for ever.
-_TRANSIENT: Final = "a run tries it again by itself, a command is given again; if it goes on, look at the server's log"
+_TRANSIENT: Final = "a run tries it again by itself, a command does not; if it goes on, look at the server's log"
 _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "KN": (LostLease, "nothing: another attempt or a rollback has taken over, and this writer wrote nothing"),
     "08": (TransientError, _TRANSIENT),

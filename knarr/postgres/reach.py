@@ -14,7 +14,7 @@ from knarr.addresses import Address, shown
 from knarr.errors import KnarrError, PlanError, TransientError
 from knarr.postgres.failures import classify, numbers
 
-_AGAIN: Final = "a run tries again by itself, a command is given again"
+_AGAIN: Final = "a run tries again by itself, a command does not"
 _NO_WAY: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 _HUNG_UP: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
