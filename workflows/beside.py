@@ -13,18 +13,17 @@ with workflow.unsafe.imports_passed_through():
     from workflows.controls import Controls
     from workflows.messages import Pausing
     from workflows.policies import BRIEF
+    from workflows.stops import Stops
     from workflows.view import View
 
 RECORD_AGAIN: Final = timedelta(seconds=30)
 
 
-class Beside:
+class Beside(Stops):
     """The run's switches, what it shows, its children, and the tasks that pass on what changes there."""
 
     def __init__(self, run: RunContext, controls: Controls, view: View) -> None:
-        self.run = run
-        self.controls = controls
-        self.view = view
+        super().__init__(run, controls, view)
         self.settled = False
         self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
         self._told_paused = controls.paused

@@ -1,10 +1,8 @@
 """How a run is conducted: its state in one place, and the few things that every part of the saga does with it."""
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
-from datetime import timedelta
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from temporalio import workflow
 
@@ -42,6 +40,9 @@ class HistoryIsLongError(Exception):
 MOST_LEFT: Final = 20
 MORE_LEFT: Final = "and more, which the report names"
 
+# In runs of before the deadline ran on while they were held at a checkpoint, and took the checkpoint back by itself.
+CLOCK_RESTS: Final = "no deadline runs at a checkpoint"
+
 
 class Conduct(Beside):
     """The state of one run and its primitives: a step, a gate to hold at, a person to ask, what is carried along."""
@@ -67,6 +68,7 @@ class Conduct(Beside):
         self.left: list[str] = list(before.left if before else [])
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
+        self.clock_rests = False  # no deadline runs: who decides at a checkpoint may take the time it needs
         self._checkpoint = ""
         self._cancelled_before = bool(before and before.cancelled)
         if before:
@@ -177,6 +179,8 @@ class Conduct(Beside):
             )
             await workflow.wait_condition(lambda: not self.controls.paused)
             self._checkpoint, self.view.message = "", ""
+            if self.clock_rests:
+                self.clock_rests, self.clock_from = False, workflow.now()
             self.view.show("running")
 
     def hold_at(self, checkpoint: str) -> None:
@@ -189,7 +193,7 @@ class Conduct(Beside):
         self.controls.paused = True
         self.pause_before = []
         self.errors = {}
-        self.clock_from = workflow.now()
+        self.clock_from, self.clock_rests = workflow.now(), workflow.patched(CLOCK_RESTS)
         self.view.message = f"taken back to checkpoint {checkpoint}"
         for what in (self.not_taken_back, self.but_for):
             self.view.message += f"; {what}" if what else ""
@@ -226,29 +230,6 @@ class Conduct(Beside):
             self.controls.turn_back(
                 "rollback", "plan", f"{total} attempts to copy failed, the plan allows {allowed} errors: {each}"
             )
-
-    async def ask_a_person(
-        self, problem: str, *, again_after: timedelta | None = None, no_skip: str = ""
-    ) -> Literal["retry", "skip"]:
-        """Waits for `retry` or `skip`; the problem is shown in full by the CLI and the Web UI.
-
-        Args:
-            again_after: nobody needs to answer for something that passes by itself; this counts as `retry`.
-            no_skip: why it can't be skipped; only `retry` is taken then.
-        """
-        workflow.logger.error("waiting for a person: %s", problem)
-        stop = self.controls.ask(problem, no_skip)
-        before, self.view.message = self.view.message, problem
-        self.view.stop = stop.number
-        answers = ["retry"] if no_skip else ["retry", "skip"]
-        given = f"{self.run.run_id} --stop {stop.number} --reason ..."
-        self.view.show("waiting for a person", waiting_for=" or ".join(f"`knarr {each} {given}`" for each in answers))
-        with contextlib.suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: self.controls.answer is not None, timeout=again_after, timeout_summary="try again"
-            )
-        self.view.message, self.view.waiting_for, self.view.changed = before, "", True
-        return self.controls.take_answer()
 
     def _turns_back(self) -> bool:
         return self.controls.turn is not None and not self.settled

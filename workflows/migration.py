@@ -220,11 +220,14 @@ class MigrationWorkflow(TakesOrders):
         return None
 
     async def _wait_for_news(self, forward: "asyncio.Task[None]") -> None:
-        """Until the saga has ended, somebody has ordered it back, the deadline has passed, or Temporal cancels."""
-        controls = self.conduct.controls
+        """Until the saga has ended, somebody has ordered it back, the deadline has passed, or Temporal cancels.
+
+        Also until the clock of the deadline runs again after it rested: the next wait is a shorter one.
+        """
+        controls, rested = self.conduct.controls, self.conduct.clock_rests
         try:
             await workflow.wait_condition(
-                lambda: forward.done() or controls.turn is not None,
+                lambda: forward.done() or controls.turn is not None or self.conduct.clock_rests != rested,
                 timeout=self._seconds_to_deadline(),
                 timeout_summary="deadline of the plan",
             )
@@ -267,7 +270,7 @@ class MigrationWorkflow(TakesOrders):
 
     def _seconds_to_deadline(self) -> float | None:
         deadline = self.conduct.settings.deadline_seconds
-        if deadline is None or self.conduct.saga.is_done("seal"):
+        if deadline is None or self.conduct.clock_rests or self.conduct.saga.is_done("seal"):
             return None
         return max(0.0, deadline - (workflow.now() - self.conduct.clock_from).total_seconds())
 
