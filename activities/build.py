@@ -25,11 +25,12 @@ async def create_tables(given: RunInput) -> StepResult:
     run = given.run
     async with working("create", run), target_of(run) as target:
         surveyed = await mappings.load_survey(target, run.run_id)
+        limits = (await mappings.load_plan(target, run.run_id)).limits
         made = await _create(target, run, WHOLE_RUN, surveyed.objects, BEFORE_ROWS)
         for mapping in surveyed.mappings:
             made += await _create(target, run, mapping.number, mapping.objects, BEFORE_ROWS)
             if mapping.occupied:
-                await before.record(target, lease_of(run), run.run_id, mapping)
+                await before.record(target, lease_of(run), run.run_id, mapping, limits=limits)
         async with fenced(target, lease_of(run)):
             head = await stepped(target, run, "create", f"{made} schemas, types and tables")
         return StepResult(count=made, head=head)
@@ -43,13 +44,20 @@ async def drop_tables(given: CompensationInput) -> StepResult:
     """
     run = given.run
     async with working("drop tables", run, undoing=True), target_of(run) as target:
-        changed_since = (await mappings.load_plan(target, run.run_id)).rollback.changed_since
-        dropped = 0
+        plan, dropped = await mappings.load_plan(target, run.run_id), 0
         for mapping in reversed(await mappings.load_mappings(target, run.run_id)):
             dropped += await objects.drop_objects(
-                target, lease_of(run), run.run_id, mapping.number, list(BEFORE_ROWS), changed_since=changed_since
+                target,
+                lease_of(run),
+                run.run_id,
+                mapping.number,
+                list(BEFORE_ROWS),
+                changed_since=plan.rollback.changed_since,
+                limits=plan.limits,
             )
-        dropped += await objects.drop_objects(target, lease_of(run), run.run_id, WHOLE_RUN, list(BEFORE_ROWS))
+        dropped += await objects.drop_objects(
+            target, lease_of(run), run.run_id, WHOLE_RUN, list(BEFORE_ROWS), limits=plan.limits
+        )
         async with fenced(target, lease_of(run)):
             head = await compensated(target, run, "create", f"{dropped} schemas, types and tables dropped")
         return StepResult(count=dropped, head=head)
@@ -85,7 +93,10 @@ async def set_sequences(given: MappingInput) -> StepResult:
     run, number = given.run, given.mapping
     async with working("sequences", run, mapping=number), source_of(run) as source, target_of(run) as target:
         mapping = await mappings.load_mapping(target, run.run_id, number)
-        moved = await sequences.set_sequences(target, source, lease_of(run), run.run_id, mapping, given.phase)
+        limits = (await mappings.load_plan(target, run.run_id)).limits
+        moved = await sequences.set_sequences(
+            target, source, lease_of(run), run.run_id, mapping, given.phase, limits=limits
+        )
         async with fenced(target, lease_of(run)):
             head = await stepped(target, run, "sequences", f"{moved} set", mapping=number, phase=given.phase)
         return StepResult(count=moved, head=head)
@@ -99,7 +110,10 @@ async def reset_sequences(given: CompensationInput) -> StepResult:
         mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
         reset = sequences.Reset()
         if mapping.occupied:
-            reset = await sequences.reset_sequences(target, lease_of(run), run.run_id, given.mapping, given.phase)
+            limits = (await mappings.load_plan(target, run.run_id)).limits
+            reset = await sequences.reset_sequences(
+                target, lease_of(run), run.run_id, given.mapping, given.phase, limits=limits
+            )
         async with fenced(target, lease_of(run)):
             head = await compensated(
                 target, run, "sequences", str(reset), mapping=given.mapping, phase=given.phase, left=reset.stay
@@ -111,7 +125,8 @@ async def _create(
     target: Connection, run: RunContext, number: int, wanted: list[DatabaseObject], stages: tuple[Stage, ...]
 ) -> int:
     chosen = [thing for thing in wanted if thing.stage in stages]
-    return await objects.create_objects(target, lease_of(run), run.run_id, number, chosen)
+    limits = (await mappings.load_plan(target, run.run_id)).limits
+    return await objects.create_objects(target, lease_of(run), run.run_id, number, chosen, limits=limits)
 
 
 async def _build(given: MappingInput, step: str, stages: tuple[Stage, ...]) -> StepResult:
@@ -130,7 +145,8 @@ async def _build(given: MappingInput, step: str, stages: tuple[Stage, ...]) -> S
 async def _drop(given: CompensationInput, step: str, stages: tuple[Stage, ...]) -> StepResult:
     run, number = given.run, given.mapping
     async with working(f"undo {step}", run, mapping=number, undoing=True), target_of(run) as target:
-        dropped = await objects.drop_objects(target, lease_of(run), run.run_id, number, list(stages))
+        limits = (await mappings.load_plan(target, run.run_id)).limits
+        dropped = await objects.drop_objects(target, lease_of(run), run.run_id, number, list(stages), limits=limits)
         async with fenced(target, lease_of(run)):
             head = await compensated(target, run, step, f"{dropped} dropped", mapping=number, phase=given.phase)
         return StepResult(count=dropped, head=head)

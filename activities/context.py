@@ -13,6 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.models import Message, RunContext
 from knarr.errors import KnarrError, PlanError, TransientError, raised_at
+from knarr.postgres import schema
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, attempt_lock
 from knarr.postgres.session import Connection, Pools
@@ -68,6 +69,7 @@ async def target_of(run: RunContext) -> AsyncIterator[Connection]:
             older = info.attempt > 1 and not _older_ended.get()
             await attempt_lock(connection, f"{info.workflow_run_id}/{info.activity_id}", end_others=older)
             _older_ended.set(True)
+        await schema.upgrade(connection)
         yield connection
 
 

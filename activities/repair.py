@@ -89,5 +89,11 @@ async def _repair(
             limits=plan.limits,
         )
         return await repair.repair_partition(
-            source, target, job, given.round, repairing.on_progress, reconnect=lambda: pools().acquire(run.target)
+            source,
+            target,
+            job,
+            given.round,
+            repairing.on_progress,
+            reconnect=lambda: pools().acquire(run.target),
+            changed_since=plan.rollback.changed_since,
         )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.resolved import Partition, ResolvedMapping, TableName
-from knarr.postgres import ledger
+from knarr.postgres import ledger, others, writers
 from knarr.postgres.copy import CopyJob, OnProgress, code_of, stream_rows
 from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import enclosed, qualified, quote
@@ -25,6 +25,8 @@ from knarr.postgres.selection import phase_predicate, range_literal, target_key
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect
 from knarr.postgres.transactions import transaction
+from knarr.postgres.undo_sql import ChangedSince
+from knarr.wording import counted
 
 STAGED: Final = TableName(schema_name="pg_temp", name="knarr_expected")
 
@@ -55,6 +57,7 @@ SELECT {columns} FROM {staged} AS s
  WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {mine} AND {same_key})
 """
 INSERT_ALL: Final = "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staged}"
+OF_OTHERS: Final = f"SELECT count(*) FROM {{table}} AS t WHERE {{mine}} AND NOT ({writers.WRITTEN_BY_RUN})"
 WAS_DONE: Final = "SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND entry_key = $2)"
 
 
@@ -76,11 +79,19 @@ class Repaired(BaseModel):
 
 
 async def repair_partition(
-    source: Connection, target: Connection, job: CopyJob, round: int, on_progress: OnProgress, *, reconnect: Reconnect
+    source: Connection,
+    target: Connection,
+    job: CopyJob,
+    round: int,
+    on_progress: OnProgress,
+    *,
+    reconnect: Reconnect,
+    changed_since: ChangedSince = "stop",
 ) -> Repaired:
     """Makes a partition what the source says it is after the job's phase; all or nothing.
 
-    In an occupied table other people's rows stay: what is repaired there is what a merge would have done.
+    In an occupied table other people's rows stay: what is repaired there is what a merge would have done. In a table
+    that the run makes or fills a repair would write over them, without an undo: once a phase is in use it does not.
 
     Args:
         source, target: idle pinned connections; both are ended when this fails half-way.
@@ -88,10 +99,12 @@ async def repair_partition(
         round: of the verification that found the difference; a partition is repaired once a round.
         on_progress: called with (rows, bytes) staged so far.
         reconnect: gives another connection to the target.
+        changed_since: 'restore ours' lets a repair write over rows of others; so does a person's decision.
 
     Raises:
-        DataError: the target does not take a row; rows elsewhere depend on one that must go; a key is not unique; a row
-            lies outside the mapping's scope, or a key to append is somebody else's.
+        DataError: rows of others are in the way, in a table that is in use; the target does not take a row; rows
+            elsewhere depend on one that must go; a key is not unique; a row lies outside the mapping's scope, or a key
+            to append is somebody else's.
         LostLease, TransientError: nothing was written.
     """
     doing = f"repairing {job.mapping.name}, partition {job.partition.number}"
@@ -102,7 +115,7 @@ async def repair_partition(
             async with transaction(target, job.limits):
                 await step_lock(target, job.step)
                 await fence(target, job.lease)
-                return await _repair(source, target, job, round, doing, on_progress, reconnect)
+                return await _repair(source, target, job, round, doing, on_progress, reconnect, changed_since)
         except BaseException:
             for connection in (source, target):
                 if connection.is_closed() or connection.is_in_transaction():
@@ -118,6 +131,7 @@ async def _repair(
     doing: str,
     on_progress: OnProgress,
     reconnect: Reconnect,
+    changed_since: ChangedSince,
 ) -> Repaired:
     key = f"repair {job.step}/round {round}/epoch {job.lease.epoch}"
     if await target.fetchval(WAS_DONE, job.run_id, key):
@@ -127,7 +141,7 @@ async def _repair(
         done = Repaired(**rewritten.model_dump(exclude={"asked", "unasked"}))
     else:
         rewritten = None
-        done = await _refill(source, target, job, doing, on_progress, reconnect)
+        done = await _refill(source, target, job, doing, on_progress, reconnect, changed_since)
     summary = (
         f"{job.mapping.name}, partition {job.partition.number}: "
         f"{done.updated:,} rows updated, {done.inserted:,} inserted, {done.deleted:,} deleted"
@@ -153,10 +167,18 @@ def _others(rewritten: Rewritten) -> str:
 
 
 async def _refill(
-    source: Connection, target: Connection, job: CopyJob, doing: str, on_progress: OnProgress, reconnect: Reconnect
+    source: Connection,
+    target: Connection,
+    job: CopyJob,
+    doing: str,
+    on_progress: OnProgress,
+    reconnect: Reconnect,
+    changed_since: ChangedSince,
 ) -> Repaired:
     parts = _parts(job.mapping, job.partition)
     await target.execute(LOCK.format_map(parts))
+    if await others.policy(target, job.run_id, job.mapping.number, changed_since) != "restore ours":
+        await _refuse_others(target, job, parts)
     await target.execute(STAGE.format_map(parts))
     for phase in job.phase_order[: job.phase_order.index(job.phase) + 1]:
         moved = phase_predicate(job.mapping, job.phase_order, phase)
@@ -167,6 +189,20 @@ async def _refill(
         if not await ledger.note_repair(target, job.lease, *place, rows=streamed.rows, size=streamed.bytes):
             raise DataError(f"the ledger has no row of {job.mapping.name}, phase {phase}, {place[-1]}: never copied")
     return await _rewrite(target, job.mapping, parts)
+
+
+async def _refuse_others(target: Connection, job: CopyJob, parts: dict[str, str]) -> None:
+    """A repair can't tell a row that somebody has damaged from one that somebody has made; a person can."""
+    if not await others.was_in_use(target, job.run_id):
+        return
+    if found := await target.fetchval(OF_OTHERS.format_map(parts), job.run_id, job.mapping.number):
+        wrote = f"{counted(found, 'row')} that somebody else has written"
+        raise DataError(
+            f"partition {job.partition.number} of {job.mapping.name} differs from the source and holds {wrote} since "
+            "the table is in use: they are not written over",
+            hint=f"look at them: {writers.list_others(job.run_id, job.mapping)}; put the rows right and verify again, "
+            "or roll back, which asks what is to become of them",
+        )
 
 
 async def _rewrite(target: Connection, mapping: ResolvedMapping, parts: dict[str, str]) -> Repaired:

@@ -12,8 +12,21 @@ SCRIPT: Final = Path(__file__).with_name("schema.sql")
 
 # Two starts at once would meet in CREATE SCHEMA IF NOT EXISTS, which then fails on pg_namespace's unique index.
 LOCK: Final = "SELECT pg_advisory_xact_lock(1802396018, 0)"
+# A copy writes to the ledger for as long as it takes; who waits for it with an ALTER TABLE keeps all others waiting.
+BRIEFLY: Final = "SET LOCAL lock_timeout = '5s'"
 INSTALLED: Final = "SELECT to_regclass('knarr.version') IS NOT NULL"
 READ_VERSION: Final = "SELECT version FROM knarr.version"
+
+
+async def upgrade(connection: Connection) -> None:
+    """Brings an older schema to this version, where there is one: a run that began under it goes on with this worker.
+
+    Raises as `install`.
+    """
+    with classified("looking for the knarr schema"):
+        if not await connection.fetchval(INSTALLED) or await connection.fetchval(READ_VERSION) == VERSION:
+            return
+    await install(connection)
 
 
 async def install(connection: Connection) -> None:
@@ -30,6 +43,7 @@ async def install(connection: Connection) -> None:
             await connection.execute(LOCK)
             version = await connection.fetchval(READ_VERSION) if await connection.fetchval(INSTALLED) else 0
             if version < VERSION:
+                await connection.execute(BRIEFLY)
                 await connection.execute(SCRIPT.read_text(encoding="utf-8"))
                 version = await connection.fetchval(READ_VERSION)
     if version != VERSION:

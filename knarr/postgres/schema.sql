@@ -24,9 +24,9 @@ CREATE TABLE IF NOT EXISTS knarr.run (
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at      timestamptz
 );
--- Up to version 3: a decision about all of a run's tables, for good.
-ALTER TABLE knarr.run DROP COLUMN IF EXISTS changed_since;
-DROP FUNCTION IF EXISTS knarr.decide(text, text, text, text);
+-- Nothing here is ever taken away: workers of an older version go on while the new ones come. Up to version 3 this
+-- column held a decision about all of a run's tables, for good.
+ALTER TABLE knarr.run ADD COLUMN IF NOT EXISTS changed_since text;
 
 -- Who may write to the target now. An epoch only grows; no wall clock takes a lease away.
 CREATE TABLE IF NOT EXISTS knarr.lease (
@@ -335,6 +335,15 @@ BEGIN
         || ',"answer":' || to_json('rows of ' || about || ' that somebody else has written: ' || p_changed_since)
         || ',"reason":' || to_json(p_reason) || '}');
     RETURN about || ': ' || p_changed_since || ', until the run has been taken back; next: knarr retry ' || p_run_id;
+END
+$$;
+
+-- As an older version tells people to call it: about every table of the run.
+CREATE OR REPLACE FUNCTION knarr.decide(p_run_id text, p_changed_since text, p_actor text, p_reason text)
+RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
+BEGIN
+    UPDATE knarr.run SET changed_since = p_changed_since WHERE run_id = p_run_id;
+    RETURN knarr.decide(p_run_id, NULL, p_changed_since, p_actor, p_reason);
 END
 $$;
 

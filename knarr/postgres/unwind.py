@@ -14,7 +14,7 @@ from knarr.audit import chain
 from knarr.errors import PlanError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import ResolvedMapping, Stage
-from knarr.postgres import lease, mappings, objects, others, remove, runs, sequences, undo, undo_log
+from knarr.postgres import lease, mappings, objects, others, remove, runs, schema, sequences, undo, undo_log
 from knarr.postgres.doubt import ReachSource
 from knarr.postgres.failures import classified
 from knarr.postgres.lease import Lease, fenced
@@ -69,6 +69,7 @@ async def unwind(
         DataError: rows are not as the run left them; the message names the table. What was taken back stays so.
         TransientError: a server was in the way.
     """
+    await schema.upgrade(target)
     record = await runs.load_run(target, run_id)
     if record.state in ("rolled back", "aborted"):
         return Unwound(rows=0, objects=0, sequences=0, verdicts=0)

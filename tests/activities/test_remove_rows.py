@@ -13,7 +13,7 @@ from activities.seal import seal_run, unseal_run
 from knarr.audit import chain
 from knarr.errors import DataError
 from knarr.plan.models import Plan
-from knarr.postgres import lease, others
+from knarr.postgres import lease, others, schema
 from knarr.postgres.session import Connection, Pools, connect
 from knarr.settings import Connections
 from tests.postgres.specimens import Run, claimed
@@ -56,6 +56,27 @@ async def test_a_dead_source_does_not_stop_the_rollback_of_one_of_several_phases
 
     assert done.count == 23
     assert await ids(run) == [4, 8, 12, 16, 20, 24, 28]
+
+
+OLDER: str = """
+UPDATE knarr.version SET version = 3; DROP TABLE knarr.decision;
+ALTER TABLE knarr.mapping DROP table_sql, DROP table_oid;
+ALTER TABLE knarr.sequence_before DROP left_value, DROP left_called;
+"""
+
+
+async def test_a_run_that_began_under_an_older_version_can_be_taken_back(run: Run) -> None:
+    await copied(run)
+    await run.target.execute(OLDER)
+    run.lease = await lease.raise_epoch(run.target, run.run_id)
+
+    for phase in reversed(ORDER):
+        await ActivityEnvironment().run(
+            remove_rows, CompensationInput(run=given(run), mapping=ITEM.number, phase=phase)
+        )
+
+    assert await ids(run) == []
+    assert await run.target.fetchval("SELECT version FROM knarr.version") == schema.VERSION
 
 
 async def judged(run: Run, *, passed: bool) -> None:

@@ -57,6 +57,29 @@ async def test_changed_missing_and_extra_rows_are_rewritten_and_no_other(run: Ru
     assert (entry.kind, "2 rows updated, 1 inserted, 1 deleted" in entry.body) == ("step", True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO public.taken VALUES (1000, 'theirs', 1)",
+        "UPDATE public.taken SET name = 'theirs' WHERE id = 60",
+    ],
+)
+async def test_what_others_have_written_once_the_table_is_in_use_is_not_written_over(change: str, run: Run) -> None:
+    await filled(run)
+    await run.target.execute(f"DELETE FROM public.taken WHERE id IN (10, 70); {change}")
+    await chain.append(run.target, run.run_id, "checkpoint/canary/1", "checkpoint", {"name": "canary"})
+
+    with pytest.raises(DataError, match="holds 1 row that somebody else has written since the table is in use") as left:
+        await repaired(run)
+
+    listed = left.value.hint.partition("look at them: ")[2].partition("; put the rows right")[0]
+    assert [row["name"] for row in await run.target.fetch(listed)] == ["theirs"]
+    assert (await repaired(run, LOWER)).inserted == 1  # where only the run's own rows are, it is
+    await run.target.execute("SELECT knarr.decide('run-1', 'public.taken', 'restore ours', 'ann', 'agreed')")
+    await repaired(run)
+    assert await equal(run)
+
+
 async def test_a_row_that_is_there_twice_is_there_once_afterwards(run: Run) -> None:
     await filled(run, key="")
     await run.target.execute("INSERT INTO public.taken SELECT * FROM public.taken WHERE id IN (55, 56)")
