@@ -46,6 +46,8 @@ BEYOND: Final[dict[str, frozenset[str]]] = {
 }
 WHERE: Final = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}
 DEFAULT_PORT: Final = "5432"
+# Where builds of libpq look where nobody names a host. asyncpg would go on to localhost, to whatever listens there.
+SOCKETS: Final = "/run/postgresql,/var/run/postgresql,/tmp"
 
 # A backslash takes the next character as it is, inside quotes and outside.
 _PAIR: Final = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(?!')((?:[^\s\\]|\\.)*))", re.DOTALL)
@@ -89,7 +91,7 @@ def shown(address: SecretStr) -> str:
         place = _place(_said(address.get_secret_value()))
     except _Unusable:
         return alias or "a server"
-    hosts = place.get("host", "(local socket)").split(",")
+    hosts = ["(local socket)"] if place["host"] == SOCKETS else place["host"].split(",")
     ports = place["port"].split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     where = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)) + f"/{place['dbname']}"
@@ -206,10 +208,7 @@ def _refuse_unless_idle(name: str, value: str) -> None:
 
 
 def _place(fields: dict[str, str]) -> dict[str, str]:
-    """Host, port, user and database, each from the address, or else libpq's variable, or else libpq's default.
-
-    The host is left out where nobody says one: asyncpg then tries the sockets' usual folders.
-    """
+    """Host, port, user and database, each from the address, or else libpq's variable, or else libpq's default."""
     open_ones = [name for name in WHERE if not fields.get(name)]
     if os.environ.get("PGHOSTADDR"):
         raise _Unusable("leads elsewhere with PGHOSTADDR, which the driver (asyncpg) does not know", "unset PGHOSTADDR")
@@ -217,9 +216,7 @@ def _place(fields: dict[str, str]) -> dict[str, str]:
         what = f"leaves {', '.join(open_ones)} to PGSERVICE, which the driver (asyncpg) does not read"
         raise _Unusable(what, "say them in the address, or unset PGSERVICE")
     found = {name: fields[name] if name in fields else os.environ.get(variable, "") for name, variable in WHERE.items()}
-    if not found["host"] and "host" in fields and os.environ.get("PGHOST"):
-        # libpq takes the local socket then, asyncpg PGHOST.
-        raise _Unusable("has an empty host", "name the host, or leave it out for PGHOST")
+    found["host"] = found["host"] or SOCKETS
     found["user"] = found["user"] or _own_name()
     found["dbname"] = found["dbname"] or found["user"]
     hosts = found["host"].split(",")
@@ -235,7 +232,7 @@ def _place(fields: dict[str, str]) -> dict[str, str]:
     # A host with a colon in it is an IPv6 address, or nothing: asyncpg would take the end of it for a port.
     found["host"] = ",".join(f"[{host}]" if ":" in host and host[0] != "/" else host for host in hosts)
     found["port"] = ",".join(ports)
-    return {name: value for name, value in found.items() if value}
+    return found
 
 
 def _own_name() -> str:
