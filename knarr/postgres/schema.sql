@@ -262,6 +262,13 @@ CREATE OR REPLACE FUNCTION knarr.audit_digest(
         || p_key || chr(31) || p_body, 'UTF8'))
 $$;
 
+-- What Temporal's history says was done must survive a crash of this server, whatever the database or the role has set
+-- for others. For the transaction alone; called by all that a run writes by (the fence, and the trail).
+CREATE OR REPLACE FUNCTION knarr.durably() RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
+$$;
+
 -- Appends one entry and returns the chain's head; the same key again returns the entry that stands.
 CREATE OR REPLACE FUNCTION knarr.audit_append(p_run_id text, p_key text, p_kind text, p_body text)
 RETURNS TABLE (entry_position bigint, entry_digest bytea)
@@ -270,6 +277,7 @@ DECLARE
     head knarr.audit_head;
     now_at timestamptz;
 BEGIN
+    PERFORM knarr.durably();
     INSERT INTO knarr.audit_head VALUES (p_run_id, 0, decode(repeat('00', 32), 'hex')) ON CONFLICT DO NOTHING;
     SELECT * INTO head FROM knarr.audit_head WHERE run_id = p_run_id FOR UPDATE;
     SELECT a.position, a.digest INTO entry_position, entry_digest
@@ -372,6 +380,7 @@ BEGIN
         RAISE EXCEPTION 'the fence needs READ COMMITTED, found %', current_setting('transaction_isolation')
             USING ERRCODE = 'KN002';
     END IF;
+    PERFORM knarr.durably();
     PERFORM pg_advisory_xact_lock_shared(1802396018, p_lease);  -- 0x6b6e6172 and so on: 'knar'
     SELECT epoch INTO epoch_now FROM knarr.lease WHERE lease_id = p_lease FOR SHARE;
     IF epoch_now IS DISTINCT FROM p_epoch THEN

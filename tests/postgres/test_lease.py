@@ -13,6 +13,7 @@ from knarr.plan.resolved import TableName
 from knarr.postgres import lease, schema
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection, connect
+from knarr.postgres.transactions import transaction
 from tests.postgres.specimens import Run, gone, plan
 
 TAKEN = TableName(schema_name="public", name="taken")
@@ -247,3 +248,18 @@ async def test_a_writer_that_froze_with_the_trails_head_in_its_hand_does_not_sto
     assert raised.epoch == 2
     kinds = [entry.kind for entry in await chain.read(run.target, run.run_id)]
     assert kinds == ["run started", "decision"]
+
+
+async def test_what_a_run_commits_is_on_the_disk_whatever_the_role_has_set(run: Run) -> None:
+    """A commit that a crash may lose is one that Temporal's history knows of, and the target no longer does."""
+    await run.target.execute("SET synchronous_commit = off")
+
+    async with lease.fenced(run.target, run.lease):
+        assert await run.target.fetchval("SHOW synchronous_commit") == "on"
+    async with transaction(run.target):
+        await chain.append(run.target, run.run_id, "key", "step", {})
+        assert await run.target.fetchval("SHOW synchronous_commit") == "on"
+    assert await run.target.fetchval("SHOW synchronous_commit") == "off"
+    await run.target.execute("SET synchronous_commit = remote_apply")
+    async with lease.fenced(run.target, run.lease):
+        assert await run.target.fetchval("SHOW synchronous_commit") == "remote_apply"
