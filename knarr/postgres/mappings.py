@@ -13,11 +13,11 @@ from knarr.postgres.session import Connection
 
 # A survey that is repeated before anything was written may have learnt better; later it finds partitions and stops.
 STORE_MAPPING: Final = """
-INSERT INTO knarr.mapping (run_id, mapping, name, resolved, table_sql, table_oid)
-VALUES ($1, $2, $3, $4::text::json, $5, to_regclass($5))
+INSERT INTO knarr.mapping (run_id, mapping, name, resolved, table_sql, table_oid, part_oids)
+VALUES ($1, $2, $3, $4::text::json, $5, to_regclass($5), ARRAY(SELECT relid FROM pg_partition_tree(to_regclass($5))))
 ON CONFLICT (run_id, mapping) DO UPDATE
    SET name = excluded.name, resolved = excluded.resolved,
-       table_sql = excluded.table_sql, table_oid = excluded.table_oid
+       table_sql = excluded.table_sql, table_oid = excluded.table_oid, part_oids = excluded.part_oids
 """
 STORE_SURVEY: Final = "UPDATE knarr.run SET survey = $2::text::json WHERE run_id = $1"
 LOAD_MAPPING: Final = "SELECT resolved::text FROM knarr.mapping WHERE run_id = $1 AND mapping = $2"

@@ -102,6 +102,17 @@ def require_decision(
     )
 
 
+def in_use(run_id: str, mapping: ResolvedMapping, partition: int, found: int) -> DataError:
+    """A repair would write over what others have done; it can't tell what is damage and what is work, a person can."""
+    rows = f"{counted(found, 'row')} that somebody else has written or deleted"
+    return DataError(
+        f"partition {partition} of {mapping.name} differs from the source and has {rows} since the table is in use: "
+        "they are not written over",
+        hint=f"look at the partition's rows: {writers.list_others(run_id, mapping)}; put them right and verify again, "
+        "or roll back, which asks what is to become of them",
+    )
+
+
 def stay(rows: int, mapping: ResolvedMapping) -> list[str]:
     """That rows are left to others, for whoever reads that the target is what it was before; nothing where none are."""
     verb = "stays" if rows == 1 else "stay"

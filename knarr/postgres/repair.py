@@ -20,13 +20,13 @@ from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import enclosed, qualified, quote
 from knarr.postgres.lease import fence, step_lock
 from knarr.postgres.pointing import refuse_changes_elsewhere
-from knarr.postgres.repair_merged import LOCK, Rewritten, rewrite_merged
+from knarr.postgres.repair_merged import Rewritten, rewrite_merged
+from knarr.postgres.repair_sql import LOCK
 from knarr.postgres.selection import phase_predicate, range_literal, target_key
 from knarr.postgres.session import Connection, end, rename
 from knarr.postgres.stream import Reconnect
 from knarr.postgres.transactions import transaction
 from knarr.postgres.undo_sql import ChangedSince
-from knarr.wording import counted
 
 STAGED: Final = TableName(schema_name="pg_temp", name="knarr_expected")
 
@@ -136,12 +136,14 @@ async def _repair(
     key = f"repair {job.step}/round {round}/epoch {job.lease.epoch}"
     if await target.fetchval(WAS_DONE, job.run_id, key):
         return Repaired(already_done=True)
+    decided = await others.policy(target, job.run_id, job.mapping.number, changed_since)
+    spares = decided != "restore ours" and await others.was_in_use(target, job.run_id)
     if job.mapping.occupied:
-        rewritten = await rewrite_merged(source, target, job, doing, on_progress, reconnect)
+        rewritten = await rewrite_merged(source, target, job, doing, on_progress, reconnect, spares=spares)
         done = Repaired(**rewritten.model_dump(exclude={"asked", "unasked"}))
     else:
         rewritten = None
-        done = await _refill(source, target, job, doing, on_progress, reconnect, changed_since)
+        done = await _refill(source, target, job, doing, on_progress, reconnect, spares)
     summary = (
         f"{job.mapping.name}, partition {job.partition.number}: "
         f"{done.updated:,} rows updated, {done.inserted:,} inserted, {done.deleted:,} deleted"
@@ -173,11 +175,11 @@ async def _refill(
     doing: str,
     on_progress: OnProgress,
     reconnect: Reconnect,
-    changed_since: ChangedSince,
+    spares: bool,
 ) -> Repaired:
     parts = _parts(job.mapping, job.partition)
     await target.execute(LOCK.format_map(parts))
-    if await others.policy(target, job.run_id, job.mapping.number, changed_since) != "restore ours":
+    if spares:
         await _refuse_others(target, job, parts)
     await target.execute(STAGE.format_map(parts))
     for phase in job.phase_order[: job.phase_order.index(job.phase) + 1]:
@@ -192,17 +194,8 @@ async def _refill(
 
 
 async def _refuse_others(target: Connection, job: CopyJob, parts: dict[str, str]) -> None:
-    """A repair can't tell a row that somebody has damaged from one that somebody has made; a person can."""
-    if not await others.was_in_use(target, job.run_id):
-        return
     if found := await target.fetchval(OF_OTHERS.format_map(parts), job.run_id, job.mapping.number):
-        wrote = f"{counted(found, 'row')} that somebody else has written"
-        raise DataError(
-            f"partition {job.partition.number} of {job.mapping.name} differs from the source and holds {wrote} since "
-            "the table is in use: they are not written over",
-            hint=f"look at them: {writers.list_others(job.run_id, job.mapping)}; put the rows right and verify again, "
-            "or roll back, which asks what is to become of them",
-        )
+        raise others.in_use(job.run_id, job.mapping, job.partition.number, found)
 
 
 async def _rewrite(target: Connection, mapping: ResolvedMapping, parts: dict[str, str]) -> Repaired:

@@ -7,16 +7,13 @@ somebody has changed columns of the row that the mapping does not carry, it says
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 import asyncpg
 from pydantic import BaseModel, ConfigDict, Field
 
 from knarr.errors import DataError
-from knarr.plan.resolved import ResolvedMapping
-from knarr.postgres import before, ledger, merge_sql
+from knarr.postgres import before, ledger, merge_sql, others, repair_sql
 from knarr.postgres.copy import CopyJob, OnProgress, stream_rows
-from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.merge import AFTERWARDS, BEFOREHAND, change_rows, deletes_missing, refuse_out_of_scope, shown
 from knarr.postgres.merge_sql import MergeSql, Operation
 from knarr.postgres.pointing import refuse_changes_elsewhere
@@ -24,110 +21,6 @@ from knarr.postgres.selection import phase_predicate
 from knarr.postgres.session import Connection
 from knarr.postgres.stream import Reconnect
 from knarr.postgres.undo_sql import TableColumn
-
-CHANGED: Final = "pg_temp.knarr_changed"
-ENTRIES: Final = "pg_temp.knarr_entries"
-LOST: Final = '"knarr lost"'
-
-# Nobody may change a row between what is compared here and the commit.
-LOCK: Final = "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
-MAKE_CHANGED: Final = """
-CREATE TEMPORARY TABLE {changed} (
-    number bigint, key text[], before text, left_hash bigint, others boolean, {key_columns}
-) ON COMMIT DROP
-"""
-MAKE_ENTRIES: Final = """
-CREATE TEMPORARY TABLE {entries} (
-    number bigint, place tid, phase text, operation text, left_hash bigint, at_start text, theirs boolean
-) ON COMMIT DROP
-"""
-EMPTY: Final = "TRUNCATE {changed}, {entries}"
-CHANGE: Final = """
-WITH done AS ({change})
-INSERT INTO {changed}
-SELECT row_number() OVER (), key, before, left_hash, others, {key_values} FROM done
-"""
-# The last word of the log on each key. Without nested loops, because the log may have millions of entries and no index
-# over keys: with old statistics the planner would walk through them once for each row.
-ANALYZE_CHANGED: Final = "ANALYZE {changed}; SET LOCAL enable_nestloop = off"
-# A merge updates no column that it does not carry: who has a value there that was not there before the run is others.
-FIND: Final = """
-INSERT INTO {entries}
-SELECT number, place, phase, operation, left_hash, before, operation <> 'insert' AND stands AND {unlike}
-  FROM (SELECT DISTINCT ON (c.number) c.number, u.ctid AS place, u.phase, u.operation, u.left_hash, u.before,
-               c.before IS NOT NULL AND c.left_hash IS NOT NULL AS stands,
-               u.before::{table} AS at_start, c.before::{table} AS found
-          FROM {changed} AS c JOIN knarr.undo AS u ON {same_key}
-         WHERE u.run_id = $1 AND u.mapping = $2 AND u.partition = $3
-         ORDER BY c.number, u.sequence DESC) AS newest
-"""
-ANALYZE_ENTRIES: Final = "ANALYZE {entries}; SET LOCAL enable_nestloop TO DEFAULT"
-# A row that others deleted comes back with what it held in the columns that the mapping does not carry.
-RESTORE: Final = """
-WITH back AS (
-    UPDATE {table} SET {assignments}
-      FROM (SELECT c.*, e.at_start::{table} AS image FROM {changed} AS c JOIN {entries} AS e USING (number)
-             WHERE e.operation <> 'insert' OFFSET 0) AS {lost}
-     WHERE {lost_key}
-    RETURNING {lost}.number, {left_hash} AS left_hash)
-UPDATE {changed} AS c SET left_hash = back.left_hash FROM back WHERE c.number = back.number
-"""
-OF_OTHERS: Final = """
-SELECT key, count(*) OVER () AS total
-  FROM {changed} WHERE number NOT IN (SELECT number FROM {entries}) ORDER BY number LIMIT {shown}
-"""
-# An entry without a pre-image is an 'insert'; one whose row is gone as it was before the run says nothing any more.
-# A key without an entry that is not there may have been deleted by somebody, which no row tells: it counts as theirs.
-SETTLE: Final = """
-WITH settled AS (
-    SELECT c.key, c.before, c.others, e.place, coalesce(e.phase, $3::text) AS phase, e.operation AS was,
-           e.left_hash AS was_hash, e.theirs,
-           CASE WHEN e.theirs THEN e.left_hash ELSE c.left_hash END AS left_hash,
-           CASE WHEN e.number IS NULL THEN '{operation}'
-                WHEN e.theirs THEN e.operation
-                WHEN e.operation = 'insert' AND c.left_hash IS NULL THEN NULL
-                WHEN e.operation = 'insert' THEN 'insert'
-                WHEN c.left_hash IS NULL THEN 'delete'
-                ELSE 'update' END AS becomes
-      FROM {changed} AS c LEFT JOIN {entries} AS e USING (number)),
-rewritten AS (
-    UPDATE knarr.undo AS u SET operation = s.becomes, left_hash = s.left_hash
-      FROM settled AS s WHERE u.ctid = s.place AND s.becomes IS NOT NULL
-    RETURNING 1),
-dropped AS (
-    DELETE FROM knarr.undo AS u USING settled AS s WHERE u.ctid = s.place AND s.becomes IS NULL
-    RETURNING 1),
-added AS (
-    INSERT INTO knarr.undo (run_id, mapping, phase, partition, operation, key, before, left_hash)
-    SELECT $1, $2, phase, $4, becomes, key, before, left_hash FROM settled WHERE place IS NULL
-    RETURNING 1),
-difference AS (
-    SELECT phase,
-           count(*) FILTER (WHERE becomes = 'insert') - count(*) FILTER (WHERE was = 'insert') AS inserted,
-           count(*) FILTER (WHERE becomes = 'update') - count(*) FILTER (WHERE was = 'update') AS updated,
-           count(*) FILTER (WHERE becomes = 'delete') - count(*) FILTER (WHERE was = 'delete') AS deleted,
-           count(*) FILTER (WHERE theirs OR (place IS NULL AND (others OR becomes = 'insert'))) AS others,
-           coalesce(sum(left_hash), 0) - coalesce(sum(was_hash), 0)
-           - coalesce(sum(hashtextextended(before COLLATE "C", 0)) FILTER (WHERE place IS NULL), 0) AS checksum_change
-      FROM settled GROUP BY phase),
-booked AS (
-    UPDATE knarr.ledger AS l
-       SET inserted = coalesce(l.inserted, 0) + d.inserted, updated = coalesce(l.updated, 0) + d.updated,
-           deleted = coalesce(l.deleted, 0) + d.deleted, others = coalesce(l.others, 0) + d.others,
-           checksum_change = coalesce(l.checksum_change, 0) + d.checksum_change
-      FROM difference AS d
-     WHERE l.run_id = $1 AND l.mapping = $2 AND l.phase = d.phase AND l.partition = $4
-    RETURNING d.others, d.checksum_change)
-SELECT (SELECT count(*) FROM settled) AS rows,
-       (SELECT coalesce(sum(others), 0)::bigint FROM booked) AS others,
-       (SELECT coalesce(sum(checksum_change), 0) FROM booked) AS checksum_change,
-       (SELECT count(*) FROM settled WHERE theirs) AS asked,
-       (SELECT count(*) FROM settled
-         WHERE (was = 'insert' AND left_hash <> was_hash)
-            OR (left_hash IS NULL AND hashtextextended(before COLLATE "C", 0) <> was_hash)) AS unasked,
-       (SELECT count(*) FROM rewritten) + (SELECT count(*) FROM dropped) + (SELECT count(*) FROM added) AS entries,
-       (SELECT count(*) FROM difference) = (SELECT count(*) FROM booked) AS balanced
-"""
 
 
 class Rewritten(BaseModel):
@@ -143,16 +36,27 @@ class Rewritten(BaseModel):
 
 
 async def rewrite_merged(
-    source: Connection, target: Connection, job: CopyJob, doing: str, on_progress: OnProgress, reconnect: Reconnect
+    source: Connection,
+    target: Connection,
+    job: CopyJob,
+    doing: str,
+    on_progress: OnProgress,
+    reconnect: Reconnect,
+    *,
+    spares: bool = False,
 ) -> Rewritten:
     """Merges all that was moved through the job's phase once more, within the caller's fenced transaction.
 
     What differs is updated, what is missing inserted, and, where the last phase deletes, what the source does not have
     goes. Undo log and ledger agree with the rows when this returns. Memory is flat: no row comes to the worker.
 
+    Args:
+        spares: what others have done since to rows that the run had written is not to be written over.
+
     Raises:
-        DataError: the partition was never merged; a row lies outside the mapping's scope; a key is not unique; a key
-            to append is somebody else's; rows elsewhere depend on one that must go; the target does not take a row.
+        DataError: others have, and it is not; the partition was never merged; a row lies outside the mapping's scope; a
+            key is not unique; a key to append is somebody else's; rows elsewhere depend on one that must go; the target
+            does not take a row.
         LostLease, TransientError.
     """
     # The keys that an append has staged are the run's own: it tells its rows by them, as a merge does.
@@ -165,8 +69,8 @@ async def rewrite_merged(
         await target.execute(statement)
     columns = await before.read_columns(target, mapping)
     await before.require_same_columns(target, job.run_id, mapping, columns)
-    work = _Repair(target, job, sql, phase, columns)
-    for template in (LOCK, MAKE_CHANGED, MAKE_ENTRIES):
+    work = _Repair(target, job, sql, phase, columns, spares=spares)
+    for template in (repair_sql.LOCK, repair_sql.MAKE_CHANGED, repair_sql.MAKE_ENTRIES):
         await work.execute(template)
     await refuse_out_of_scope(target, sql, BEFOREHAND)
     deletes = deletes_missing(job)
@@ -216,14 +120,22 @@ class _Repair:
     """One partition's changes, and what they mean for the undo log and the ledger."""
 
     def __init__(
-        self, target: Connection, job: CopyJob, sql: MergeSql, phase: str, columns: Sequence[TableColumn]
+        self,
+        target: Connection,
+        job: CopyJob,
+        sql: MergeSql,
+        phase: str,
+        columns: Sequence[TableColumn],
+        *,
+        spares: bool,
     ) -> None:
         self.asked = self.unasked = 0
+        self._spares = spares
         self._target = target
         self._job = job
         self._sql = sql
         self._phase = phase
-        self._parts = _parts(job.mapping, columns)
+        self._parts = repair_sql.parts(job.mapping, columns)
 
     async def execute(self, template: str, *arguments: object, **more: str) -> int:
         """How many rows the statement was about, as far as it says so."""
@@ -239,17 +151,19 @@ class _Repair:
         """
         job = self._job
         run = job.run_id, job.mapping.number
-        await self.execute(EMPTY)
+        await self.execute(repair_sql.EMPTY)
         binds = run if operation == "delete" else ()
-        if await self.execute(CHANGE, *binds, change=self._sql.change(operation)):
-            await self.execute(ANALYZE_CHANGED)
-            await self.execute(FIND, *run, job.partition.number)
-            await self.execute(ANALYZE_ENTRIES)
+        if await self.execute(repair_sql.CHANGE, *binds, change=self._sql.change(operation)):
+            await self.execute(repair_sql.ANALYZE_CHANGED)
+            await self.execute(repair_sql.FIND, *run, job.partition.number)
+            await self.execute(repair_sql.ANALYZE_ENTRIES)
+            if self._spares:
+                await self._spare_others()
             if operation == "insert" and self._parts["assignments"]:
-                await self.execute(RESTORE)
+                await self.execute(repair_sql.RESTORE)
         if job.mapping.mode == "append" and operation == "update":
             await self._refuse_others()
-        settle = SETTLE.format_map(self._parts | {"operation": operation})
+        settle = repair_sql.SETTLE.format_map(self._parts | {"operation": operation})
         row = await self._target.fetchrow(settle, *run, self._phase, job.partition.number)
         if row is None:
             raise RuntimeError("settling returned no count")
@@ -263,8 +177,13 @@ class _Repair:
         self.unasked += row["unasked"]
         return row
 
+    async def _spare_others(self) -> None:
+        found: int = await self._target.fetchval(repair_sql.WRITTEN_OVER.format_map(self._parts))
+        if found:
+            raise others.in_use(self._job.run_id, self._job.mapping, self._job.partition.number, found)
+
     async def _refuse_others(self) -> None:
-        others: Sequence[asyncpg.Record] = await self._target.fetch(OF_OTHERS.format_map(self._parts))
+        others: Sequence[asyncpg.Record] = await self._target.fetch(repair_sql.OF_OTHERS.format_map(self._parts))
         if others:
             total = others[0]["total"]
             found = (
@@ -275,27 +194,3 @@ class _Repair:
                 hint="they have come to the source since: leave them out with `where`, or write `mode: merge`",
                 detail=f"{found}: {shown([row['key'] for row in others], total)}",
             )
-
-
-def _parts(mapping: ResolvedMapping, columns: Sequence[TableColumn]) -> dict[str, str]:
-    key, carried = list(enumerate(mapping.key)), {column.name for column in mapping.columns}
-    # An identity that is ALWAYS generated takes no value in an UPDATE.
-    plain = [column for column in columns if not column.generated and not column.always]
-    rest = [quote(column.name) for column in plain if column.name not in carried]
-    at_start, found = (", ".join(f"(newest.{image}).{name}" for name in rest) for image in ("at_start", "found"))
-    table = qualified(mapping.target)
-    return {
-        "table": table,
-        "changed": CHANGED,
-        "entries": ENTRIES,
-        "lost": LOST,
-        "key_columns": ", ".join(f"k{place} {column.target_type}" for place, column in key),
-        "key_values": ", ".join(f"key[{place + 1}]::{column.target_type}" for place, column in key),
-        # As values and not as texts, as an undo finds its rows: 1.0 and 1.00 are one key.
-        "same_key": " AND ".join(f"(u.key[{place + 1}])::{column.target_type} = c.k{place}" for place, column in key),
-        "unlike": f"ROW({at_start})::record *<> ROW({found})::record" if rest else "FALSE",
-        "assignments": ", ".join(f"{name} = ({LOST}.image).{name}" for name in rest),
-        "lost_key": " AND ".join(f"{table}.{quote(column.name)} = {LOST}.k{place}" for place, column in key),
-        "left_hash": merge_sql.row_hash(f"({table}.*)::text"),
-        "shown": str(merge_sql.SHOWN_KEYS),
-    }

@@ -56,11 +56,13 @@ CREATE TABLE IF NOT EXISTS knarr.mapping (
     resolved    json NOT NULL,                     -- knarr.plan.resolved.ResolvedMapping
     table_sql   text,                              -- the target table, quoted and qualified, and which one that is:
     table_oid   oid,                               -- it may be given another name, and another table its own
+    part_oids   oid[] NOT NULL DEFAULT '{}',       -- its partitions: one may be detached, with rows in it
     PRIMARY KEY (run_id, mapping)
 );
 ALTER TABLE knarr.mapping
     ADD COLUMN IF NOT EXISTS table_sql text,
-    ADD COLUMN IF NOT EXISTS table_oid oid;
+    ADD COLUMN IF NOT EXISTS table_oid oid,
+    ADD COLUMN IF NOT EXISTS part_oids oid[] NOT NULL DEFAULT '{}';
 
 CREATE TABLE IF NOT EXISTS knarr.partition (
     run_id          text NOT NULL,

@@ -69,10 +69,10 @@ async def test_what_others_have_written_once_the_table_is_in_use_is_not_written_
     await run.target.execute(f"DELETE FROM public.taken WHERE id IN (10, 70); {change}")
     await chain.append(run.target, run.run_id, "checkpoint/canary/1", "checkpoint", {"name": "canary"})
 
-    with pytest.raises(DataError, match="holds 1 row that somebody else has written since the table is in use") as left:
+    with pytest.raises(DataError, match="1 row that somebody else has written or deleted") as left:
         await repaired(run)
 
-    listed = left.value.hint.partition("look at them: ")[2].partition("; put the rows right")[0]
+    listed = left.value.hint.partition("look at the partition's rows: ")[2].partition("; put them right")[0]
     assert [row["name"] for row in await run.target.fetch(listed)] == ["theirs"]
     assert (await repaired(run, LOWER)).inserted == 1  # where only the run's own rows are, it is
     await run.target.execute("SELECT knarr.decide('run-1', 'public.taken', 'restore ours', 'ann', 'agreed')")

@@ -309,3 +309,31 @@ async def test_a_table_that_points_at_itself_is_put_right_and_taken_back(occupie
     assert await occupied.in_balance()
     await occupied.undo(item)
     assert occupied.dump() == at_start
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE public.taken SET name = 'theirs' WHERE id = 80",
+        "UPDATE public.taken SET name = 'theirs' WHERE id = 120",
+        "DELETE FROM public.taken WHERE id = 120",
+    ],
+)
+async def test_what_others_have_done_once_the_table_is_in_use_is_not_written_over(
+    change: str, occupied: Occupied
+) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    await occupied.somebody(change)
+    await chain.append(occupied.target, "run-1", "checkpoint/canary/1", "checkpoint", {"name": "canary"})
+    rows = await occupied.rows()
+
+    with pytest.raises(DataError, match="1 row that somebody else has written or deleted since the table is in use"):
+        await occupied.repair(item)
+
+    assert await occupied.rows() == rows
+    await occupied.somebody("SELECT knarr.decide('run-1', 'public.taken', 'restore ours', 'ann', 'agreed')")
+    await occupied.repair(item)
+    assert await occupied.as_the_source()
+    assert await occupied.in_balance()

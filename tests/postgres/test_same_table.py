@@ -68,3 +68,24 @@ async def test_a_table_that_is_gone_is_said_to_be_gone(run: Run) -> None:
 
     [said] = [entry.body for entry in await chain.read(run.target, run.run_id) if entry.kind == "compensation"]
     assert "7 rows; public.taken itself was gone, and all rows with it" in said
+
+
+async def test_a_partition_that_was_detached_with_rows_in_it_stops_it(run: Run) -> None:
+    await run.source.execute(
+        "CREATE TABLE public.given AS SELECT n AS id, 'x' AS code, 'x' AS name FROM generate_series(1, 30) AS n"
+    )
+    await run.target.execute(
+        "CREATE TABLE public.taken (id bigint, code text, name text) PARTITION BY RANGE (id);"
+        "CREATE TABLE public.low PARTITION OF public.taken FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE public.high PARTITION OF public.taken FOR VALUES FROM (10) TO (1000)"
+    )
+    await run.store(ITEM)
+    await run.copy(run.job(ITEM, phase="canary", phase_order=["canary", "everyone"]))
+    await run.target.execute("ALTER TABLE public.taken DETACH PARTITION public.low")
+
+    with pytest.raises(DataError, match=r"low was a partition of public\.taken when the run wrote to it"):
+        await remove(run, "canary")
+
+    await run.target.execute("ALTER TABLE public.taken ATTACH PARTITION public.low FOR VALUES FROM (0) TO (10)")
+    assert await remove(run, "canary") == 7
+    assert await ids(run) == []
