@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
@@ -18,6 +19,10 @@ with workflow.unsafe.imports_passed_through():
 
 RECORD_AGAIN: Final = timedelta(seconds=30)
 
+# Runs of before waited for their children to end before they raised the epoch: for one that a deploy keeps from going
+# on, for ever. The epoch is what ends a child's work, as it ends that of activities, which are not waited for either.
+WAITS_FOR_NO_CHILD: Final = "a run that turns back waits for no child"
+
 
 class Beside(Stops):
     """The run's switches, what it shows, its children, and the tasks that pass on what changes there."""
@@ -26,6 +31,7 @@ class Beside(Stops):
         super().__init__(run, controls, view)
         self.settled = False
         self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
+        self._left: set[str] = set()  # children that may be there still: nobody has waited for their end
         self._told_paused = controls.paused
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -45,22 +51,37 @@ class Beside(Stops):
             watcher.cancel()
 
     async def child(self, workflow_run: Any, given: Any, *, name: str, summary: str) -> Any:
-        """Runs a child workflow that can be told to hold; its id reads `<run id>/<name>`."""
-        child = await workflow.start_child_workflow(
-            workflow_run,
-            given,
-            id=f"{self.run.run_id}/{name}",
-            static_summary=summary,
-            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-            parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
-        )
-        self._children[name] = child
+        """Runs a child workflow that can be told to hold; its id reads `<run id>/<name>`.
+
+        A cancelled one is told so and left to itself. If it is still there when the run goes forward again from a
+        checkpoint, the next of its name takes its place.
+        """
+        types, reuse = workflow.ChildWorkflowCancellationType, WorkflowIDReusePolicy
+        patient = not workflow.patched(WAITS_FOR_NO_CHILD)
         try:
+            child = await workflow.start_child_workflow(
+                workflow_run,
+                given,
+                id=f"{self.run.run_id}/{name}",
+                static_summary=summary,
+                cancellation_type=types.WAIT_CANCELLATION_COMPLETED if patient else types.TRY_CANCEL,
+                parent_close_policy=workflow.ParentClosePolicy.TERMINATE,
+                # Only what this run has left may be ended so: another id of that name is somebody else's.
+                id_reuse_policy=reuse.TERMINATE_IF_RUNNING if name in self._left else reuse.ALLOW_DUPLICATE,
+            )
+            self._children[name] = child
             if given.paused != self.controls.paused:
                 await self._tell(child)
             return await child
+        except BaseException:
+            self._left.add(name)
+            raise
         finally:
-            del self._children[name]
+            self._children.pop(name, None)
+
+    def is_of_before(self, epoch: int) -> bool:
+        """Whether a report comes from a child that was left when the run turned back: a later epoch is in force."""
+        return self.run.lease is not None and 0 < epoch < self.run.lease.epoch
 
     async def _tell_changes(self) -> None:
         """Shows what has changed, once for all that happened at once: thousands of mappings take their time."""

@@ -115,6 +115,7 @@ class PartitionsDone(Message):
     rows: int
     bytes: int
     errors: int = Field(default=0, description="attempts that failed, of the partitions that are done")
+    epoch: int = Field(default=0, description="the epoch that the child works under; 0: a child of before")
 
 
 class Pausing(Message):
@@ -259,3 +260,4 @@ class VerifiedRows(Message):
     rows: int
     round: int
     checked: list[int] = Field(default_factory=list, description="mappings whose checks have all run since it told")
+    epoch: int = Field(default=0, description="the epoch that the child works under; 0: a child of before")

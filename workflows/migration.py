@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from knarr.plan.models import Plan
     from knarr.wording import counted
     from workflows.back import complete, raise_how_it_ended, turn_back, what_failed
+    from workflows.beside import WAITS_FOR_NO_CHILD
     from workflows.conduct import Conduct, HistoryIsLongError, shielded
     from workflows.guarding import GuardBreachedError, guarded
     from workflows.messages import MigrationInput, Status, Turn
@@ -205,6 +206,8 @@ class MigrationWorkflow(TakesOrders):
         while not (forward.done() or controls.turn):
             await self._wait_for_news(forward)
         if turn := controls.turn:
+            if workflow.patched(WAITS_FOR_NO_CHILD):
+                self.conduct.view.show("unwinding", step="stopping what is under way")
             forward.cancel()
             await shielded(until_over(forward))
             self.conduct.settled = True

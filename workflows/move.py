@@ -113,5 +113,6 @@ class MoveMappingWorkflow:
                 rows=self._rows,
                 bytes=self._bytes,
                 errors=self._errors,
+                epoch=self._move.run.lease.epoch if self._move.run.lease else 0,
             ),
         )

@@ -134,12 +134,16 @@ class TakesOrders:
     @workflow.signal
     def partitions_done(self, done: PartitionsDone) -> None:
         """A mapping's child tells how far it is."""
+        if self.conduct.is_of_before(done.epoch):
+            return
         self.conduct.view.partitions_done(done)
         self.conduct.count_errors(done.phase, done.mapping, done.errors)
 
     @workflow.signal
     def verified_rows(self, verified: VerifiedRows) -> None:
         """Verification tells how far it is, and of which mappings all checks have run."""
+        if self.conduct.is_of_before(verified.epoch):
+            return
         self.conduct.view.rows_verified(verified.rows)
         if verified.round == self.conduct.round:
             self.conduct.checked += verified.checked

@@ -141,5 +141,11 @@ class VerificationWorkflow:
             return
         checked, self._checked = self._checked, []
         await workflow.get_external_workflow_handle(parent.workflow_id).signal(
-            "verified_rows", VerifiedRows(rows=self._rows, round=self._input.round, checked=checked)
+            "verified_rows",
+            VerifiedRows(
+                rows=self._rows,
+                round=self._input.round,
+                checked=checked,
+                epoch=self._input.run.lease.epoch if self._input.run.lease else 0,
+            ),
         )
