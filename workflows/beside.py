@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
     from activities.decide import record_decision
@@ -73,7 +73,7 @@ class Beside(Stops):
             if given.paused != self.controls.paused:
                 await self._tell(child)
             return await child
-        except BaseException:
+        except (asyncio.CancelledError, ChildWorkflowError):
             self._left.add(name)
             raise
         finally:
