@@ -94,6 +94,14 @@ async def check_occupancy(
                 expected="an empty table with `mode: fill`",
                 hint="`mode: append` or `mode: merge` write to a table that has rows; or empty it",
             )
+    if table.has_children and table.kind == "table":
+        # Verification would count their rows, and a rollback would have to leave them.
+        inquiry.problems.error(
+            where,
+            f"other tables inherit from {write_table(sketch.target)}: its rows and theirs can't be told apart",
+            expected="a table alone",
+            hint="ALTER TABLE ... NO INHERIT takes them off for the time of the run",
+        )
     await check_triggers(inquiry, sketch)
     if table.rows_hidden:
         inquiry.problems.error(

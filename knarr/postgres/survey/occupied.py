@@ -31,7 +31,7 @@ async def check_occupied(inquiry: Inquiry, sketch: Sketch) -> None:
     _check_key(inquiry, sketch, table)
     await _check_pointing_here(inquiry, sketch, table)
     _check_columns(inquiry, sketch, table)
-    _check_shape(inquiry, sketch, table)
+    _check_validated(inquiry, sketch, table)
     if not await inquiry.target.fetchval(_MAY_MAKE_TEMPORARY):
         database = await inquiry.target.fetchval("SELECT pg_catalog.current_database()")
         role = await inquiry.target.fetchval("SELECT current_user")
@@ -128,14 +128,8 @@ def _check_columns(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> N
             )
 
 
-def _check_shape(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
+def _check_validated(inquiry: Inquiry, sketch: Sketch, table: CatalogueTable) -> None:
     where, name = sketch.where("target"), write_table(sketch.target)
-    if table.has_children and table.kind == "table":
-        inquiry.problems.error(
-            where,
-            f"other tables inherit from {name}: its rows and theirs can't be told apart",
-            expected="a table alone",
-        )
     for constraint in table.constraints:
         if not constraint.validated:
             inquiry.problems.error(

@@ -21,6 +21,7 @@ CREATE FUNCTION shop.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; 
 """
 MERGE: Final[dict[str, Any]] = {"target": "shop.author", "source": "public.author", "mode": "merge"}
 APPEND: Final = MERGE | {"mode": "append"}
+FILL: Final = MERGE | {"mode": "fill"}
 MISSING: Final = MERGE | {"delete_missing": True}
 
 
@@ -154,6 +155,26 @@ async def test_what_could_not_be_taken_back_is_refused(
     found = await surveyed(mapping)
 
     assert [problem[:2] for problem in told(found)] == [(where, message)]
+
+
+async def test_tables_that_inherit_are_in_the_way_of_a_fill_too(
+    surveyed: Surveyed, source: Connection, target: Connection
+) -> None:
+    await source.execute(SOURCE)
+    await target.execute(TARGET)
+    await target.execute("TRUNCATE shop.author; CREATE TABLE shop.child () INHERITS (shop.author)")
+
+    assert told(await surveyed(FILL)) == [
+        (
+            "mappings[0].target (shop.author)",
+            "other tables inherit from shop.author: its rows and theirs can't be told apart",
+            "a table alone",
+            "ALTER TABLE ... NO INHERIT takes them off for the time of the run",
+        )
+    ]
+
+    await target.execute("ALTER TABLE shop.child NO INHERIT shop.author")
+    assert told(await surveyed(FILL)) == []
 
 
 async def test_a_disabled_trigger_is_no_matter(surveyed: Surveyed, source: Connection, target: Connection) -> None:
