@@ -16,6 +16,7 @@ from temporalio.client import Client, WorkflowExecution, WorkflowFailureError, W
 from knarr.process import run_and_exit
 from tests.saga.scene import PLAN, SHOP, Scene, connect, run_script
 from tests.servers import start_cluster, start_temporal, stop_cluster, stop_temporal
+from workflows.messages import RollbackOrder
 
 HISTORIES: Final = Path(__file__).parent / "histories"
 
@@ -53,6 +54,28 @@ async def phased(scene: Scene) -> WorkflowHandle[Any, Any]:
     return handle
 
 
+async def returned(scene: Scene) -> WorkflowHandle[Any, Any]:
+    """Back to the canary and forward again; then all of it, with a person who is asked about a row of others."""
+    canary = {"phase": "canary", "where": {"shop.customer": "c.c_id % 10 = 0"}}
+    rollout = [canary, {"phase": "everyone", "approve": "manual"}]
+    handle = await scene.start(PLAN | {"rollout": rollout, "rollback": {"keep_for": "7d"}})
+    await scene.until(handle, "waiting for approval")
+    back = RollbackOrder(actor="tester", reason="once more", to="canary")
+    await handle.execute_update("rollback", back)
+    await scene.until(handle, "at checkpoint")
+    await scene.order(handle, "resume")
+    await scene.until(handle, "waiting for approval")
+    await scene.order(handle, "approve")
+    await scene.until(handle, "kept open")
+    await run_script(scene.target_dsn, "INSERT INTO shop.customer (id, name, balance) VALUES (900001, 'a guest', 0)")
+    await handle.execute_update("rollback", back.model_copy(update={"to": "start"}))
+    await scene.until(handle, "waiting for a person")
+    decision = f"SELECT knarr.decide('{handle.id}', 'shop.customer', 'restore ours', 'ann', 'agreed')"
+    await run_script(scene.target_dsn, decision)
+    await scene.order(handle, "retry")
+    return await failed(handle)
+
+
 async def rolled_back(scene: Scene) -> WorkflowHandle[Any, Any]:
     """A difference planted before verification: the run takes itself back."""
     handle = await scene.start(pause_before=["verify"])
@@ -85,7 +108,7 @@ async def failed(handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
     raise RuntimeError("the run succeeded")
 
 
-PLAYS: Final[list[Play]] = [completed, phased, rolled_back, aborted, refused]
+PLAYS: Final[list[Play]] = [completed, phased, returned, rolled_back, aborted, refused]
 
 
 async def record(address: str, play: Play) -> None:
