@@ -4,6 +4,7 @@ Such rows are a finding. They stay untouched until the plan (`rollback.changed_s
 said what is to become of them; what then happens is in the audit trail.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,7 @@ DECIDED: Final = """
 SELECT d.changed_since FROM knarr.decision d JOIN knarr.lease l USING (run_id, epoch)
  WHERE d.run_id = $1 AND d.mapping = $2
 """
+SAID: Final = "SELECT body FROM knarr.audit WHERE run_id = $1 AND entry_key = $2"
 CARRY_ON: Final = "UPDATE knarr.decision SET epoch = $3 WHERE run_id = $1 AND epoch = $2"
 # A phase that has passed its verification, or whose verdict a person has accepted, is used by people while it soaks and
 # waits for approval, long before the seal. What takes verdicts, checkpoints and the seal back leaves their entries.
@@ -117,6 +119,13 @@ def stay(rows: int, mapping: ResolvedMapping) -> list[str]:
     """That rows are left to others, for whoever reads that the target is what it was before; nothing where none are."""
     verb = "stays" if rows == 1 else "stay"
     return [f"{counted(rows, 'row')} of {mapping.name} that others have written {verb}"] if rows else []
+
+
+async def left_before(connection: Connection, run_id: str, key: str) -> list[str]:
+    """What an attempt whose answer was lost said of what stays, by the key of its entry in the trail; else nothing."""
+    body: str | None = await connection.fetchval(SAID, run_id, key)
+    left = json.loads(body).get("left", []) if body else []
+    return [str(each) for each in left]
 
 
 async def note(

@@ -104,7 +104,7 @@ async def _remove(
             totals = await ledger.phase_totals(connection, run_id, mapping.number)
             own = totals.pop(phase, None)
             if own is None:
-                return Removed()
+                return Removed(left=await others.left_before(connection, run_id, _key(mapping, phase, lease)))
             left: list[str] = []
             await require_same_table(connection, run_id, mapping.number)
             kind = await connection.fetchval(EXISTS, qualified(mapping.target))
@@ -227,5 +227,8 @@ async def _audit(
         "phase": phase,
         **({"left": left} if left else {}),
     }
-    key = f"remove {mapping.number}/{phase}/epoch {lease.epoch}"
-    await chain.append(connection, run_id, key, "compensation", body)
+    await chain.append(connection, run_id, _key(mapping, phase, lease), "compensation", body)
+
+
+def _key(mapping: ResolvedMapping, phase: str, lease: Lease) -> str:
+    return f"remove {mapping.number}/{phase}/epoch {lease.epoch}"

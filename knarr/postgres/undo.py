@@ -91,7 +91,7 @@ async def undo_phase(
     with classified(f"taking back what phase {phase} did to {mapping.name}"):
         totals = await ledger.phase_totals(connection, run_id, mapping.number)
         if phase not in totals:
-            return Undone()
+            return Undone(left=await others.left_before(connection, run_id, _key(mapping, phase, lease)))
         decided = await others.policy(connection, run_id, mapping.number, changed_since)
         await require_same_table(connection, run_id, mapping.number)
         columns = await before.read_columns(connection, mapping)
@@ -161,6 +161,10 @@ def _in_the_way(mapping: ResolvedMapping, met: asyncpg.PostgresError | None) -> 
     )
 
 
+def _key(mapping: ResolvedMapping, phase: str, lease: Lease) -> str:
+    return f"remove {mapping.number}/{phase}/epoch {lease.epoch}"
+
+
 async def _finish(work: Work) -> Undone:
     """The end of a phase: the log is empty, the balance is right, the table is what it was; the ledger forgets it."""
     connection = work.connection
@@ -196,6 +200,5 @@ async def _finish(work: Work) -> Undone:
             "phase": work.phase,
             **({"left": left} if left else {}),
         }
-        key = f"remove {work.mapping.number}/{work.phase}/epoch {work.lease.epoch}"
-        await chain.append(connection, work.run_id, key, "compensation", body)
+        await chain.append(connection, work.run_id, _key(work.mapping, work.phase, work.lease), "compensation", body)
     return Undone(entries=balance["entries"], kept=balance["kept"], proof=proof.said, left=left)

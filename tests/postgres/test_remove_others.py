@@ -174,6 +174,8 @@ async def test_keep_theirs_deletes_only_what_the_run_wrote(run: Run) -> None:
     assert await ledger.phase_totals(run.target, run.run_id, 0) == {}
     (decision,) = await decisions(run)
     assert "public.taken: kept 3 rows written or changed by others; 28 rows of the run went" in decision
+    again = await remove_rows(run.target, None, run.lease, run.run_id, item, "everyone", ORDER)  # its answer was lost
+    assert (again.rows, again.left) == (0, ["3 rows of public.taken that others have written stay"])
 
 
 async def test_a_persons_decision_comes_before_the_plans(run: Run) -> None:

@@ -84,6 +84,9 @@ async def test_theirs_are_kept_and_all_else_is_taken_back(occupied: Occupied) ->
     del expected[81]
     assert {row[0]: row for row in await occupied.rows("id, name, score, note")} == expected
     assert (undone.entries, undone.kept) == (125, 4)
+    assert undone.left == ["4 rows of public.taken that others have written stay"]
+    again = await occupied.undo(merging(delete_missing=True), raised=False)  # its answer was lost
+    assert (again.entries, again.left) == (0, undone.left)
     assert "and 3 rows that somebody else has written since" in undone.proof
     decisions = [one.body for one in await chain.read(occupied.target, "run-1") if "changed by somebody" in one.body]
     assert len(decisions) > 1
