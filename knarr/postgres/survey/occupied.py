@@ -9,15 +9,22 @@ from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.sketches import Sketch
 
+# One may point at a part of the table alone, and one that points at a table above it points at its rows too.
 _POINTING_HERE: Final = """
-SELECT c.conname AS name, c.conrelid::regclass::text AS referencing, c.conrelid = c.confrelid AS itself,
+WITH kin AS (SELECT $1::oid AS oid, NULL::text AS called
+             UNION SELECT relid, relid::regclass || ', a part of it' FROM pg_catalog.pg_partition_tree($1)
+              WHERE relid <> $1
+             UNION SELECT relid, relid::regclass || ', of which it is a part'
+              FROM pg_catalog.pg_partition_ancestors($1) WHERE relid <> $1)
+SELECT c.conname AS name, c.conrelid::regclass::text AS referencing, kin.called,
+       c.conrelid IN (SELECT oid FROM kin) AS itself,
        c.confdeltype::text IN ('c', 'n', 'd') AS deletes_on, c.confupdtype::text IN ('c', 'n', 'd') AS updates_on,
        ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (number, place)
                JOIN pg_catalog.pg_attribute a ON (a.attrelid, a.attnum) = (c.confrelid, k.number)
               ORDER BY k.place) AS referenced
-  FROM pg_catalog.pg_constraint c
- WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
- ORDER BY 1
+  FROM pg_catalog.pg_constraint c JOIN kin ON kin.oid = c.confrelid
+ WHERE c.contype = 'f' AND c.conparentid = 0
+ ORDER BY 1, 2, 3
 """
 _MAY_MAKE_TEMPORARY: Final = "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')"
 _SOURCE_IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT FROM {from_clause}{where})"
@@ -82,10 +89,11 @@ async def _check_pointing_here(inquiry: Inquiry, sketch: Sketch, table: Catalogu
     written = {column.name for column in sketch.copied} - {column.name for column in sketch.key}
     for row in await inquiry.target.fetch(_POINTING_HERE, table.oid):
         foreign_key = f"foreign key {row['name']} of {row['referencing']}"
+        pointed_at = f"{name} ({row['called']})" if row["called"] else name
         if sketch.mapping.delete_missing:
             inquiry.problems.error(
                 sketch.where("delete_missing"),
-                f"{foreign_key} points at {name}: rows that are deleted there would be missed or deleted here",
+                f"{foreign_key} points at {pointed_at}: rows that are deleted there would be missed or deleted here",
                 expected="a table that no foreign key points at",
                 hint="leave delete_missing out, or drop the foreign key for the time of the run",
             )
@@ -99,13 +107,13 @@ async def _check_pointing_here(inquiry: Inquiry, sketch: Sketch, table: Catalogu
         elif row["deletes_on"]:
             inquiry.problems.warn(
                 sketch.where("target"),
-                f"{foreign_key} deletes or changes rows there when rows of {name} are deleted",
+                f"{foreign_key} deletes or changes rows there when rows of {pointed_at} are deleted",
                 hint="a rollback stops, and asks, if rows there have come to point at rows of the run",
             )
         if row["updates_on"] and sketch.mapping.mode == "merge" and (changed := written & set(row["referenced"])):
             inquiry.problems.error(
                 sketch.where("target"),
-                f"{foreign_key} changes rows there when {listed(sorted(changed))} of {name} is updated",
+                f"{foreign_key} changes rows there when {listed(sorted(changed))} of {pointed_at} is updated",
                 expected="ON UPDATE NO ACTION, or a mapping that does not write the column",
                 hint="drop the foreign key for the time of the run",
             )
