@@ -11,7 +11,7 @@ from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.session import Connection
 
 # Of other tables TRUNCATE refuses them; DELETE may cascade through them, also through one of the table's own. One may
-# also point at a part of it alone.
+# also point at a part of it alone, and one that points at a table that it is a part of points at its rows too.
 POINTING_HERE: Final = """
 SELECT conrelid::regclass::text AS referencing, c.conname AS name, c.conrelid = c.confrelid AS itself,
        CASE WHEN c.confrelid <> to_regclass($1) THEN c.confrelid END AS part,
@@ -24,7 +24,8 @@ SELECT conrelid::regclass::text AS referencing, c.conname AS name, c.conrelid = 
           JOIN pg_attribute a ON (a.attrelid, a.attnum) = (c.confrelid, k.number)) AS referenced
   FROM pg_constraint c
  WHERE c.contype = 'f' AND c.conparentid = 0
-   AND (c.confrelid = to_regclass($1) OR c.confrelid IN (SELECT relid FROM pg_partition_tree(to_regclass($1))))
+   AND (c.confrelid = to_regclass($1) OR c.confrelid IN (SELECT relid FROM pg_partition_tree(to_regclass($1)))
+        OR c.confrelid IN (SELECT relid FROM pg_partition_ancestors(to_regclass($1))))
 """
 # A row elsewhere whose transaction is not over can't be seen, but its foreign key has locked the row that it points at.
 # That lock is waited for here, before anybody looks; the DELETE would wait for it too, and then cascade.

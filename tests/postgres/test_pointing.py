@@ -1,6 +1,7 @@
 """Rows elsewhere that a foreign key would delete or change when rows of the run go: they stop it, also in a race."""
 
 import asyncio
+from typing import Final
 
 import pytest
 
@@ -89,6 +90,26 @@ CREATE TABLE public.high PARTITION OF public.taken FOR VALUES FROM (10) TO (1000
 async def test_a_foreign_key_may_point_at_a_part_alone(action: str, run: Run) -> None:
     await filled(run, ITEM, ["everyone"], PARTED)
     await run.target.execute(CHILD.replace("public.taken ON", "public.low (id) ON").format(action))
+    await run.target.execute("INSERT INTO public.child VALUES (1, 7)")
+
+    with pytest.raises(DataError, match=r"rows of child point at rows of public\.taken"):
+        await remove(run, "everyone", ITEM)
+
+    assert await run.target.fetchval("SELECT taken FROM public.child") == 7
+    await run.target.execute("DELETE FROM public.child")
+    assert await remove(run, "everyone", ITEM) == 30
+
+
+WHOLE: Final = """
+CREATE TABLE public.whole (id integer PRIMARY KEY, name text) PARTITION BY RANGE (id);
+CREATE TABLE public.taken PARTITION OF public.whole FOR VALUES FROM (0) TO (1000)
+"""
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "NO ACTION"])
+async def test_what_points_at_the_whole_points_at_the_rows_of_a_part(action: str, run: Run) -> None:
+    await filled(run, ITEM, ["everyone"], WHOLE)
+    await run.target.execute(CHILD.replace("public.taken ON", "public.whole ON").format(action))
     await run.target.execute("INSERT INTO public.child VALUES (1, 7)")
 
     with pytest.raises(DataError, match=r"rows of child point at rows of public\.taken"):
