@@ -10,7 +10,7 @@ from knarr.postgres.survey.problems import listed
 from knarr.postgres.survey.sketches import Sketch
 
 # Of the table and of its partitions, on whose rows they fire as well. A partition's copy of a trigger is switched off
-# with the one that it was made from.
+# with the one that it was made from, if that is not on a table above, which is none of the plan's.
 _TRIGGERS: Final = """
 SELECT t.tgname::text AS trigger, n.nspname::text AS schema_name, c.relname::text AS name
   FROM pg_catalog.pg_trigger t
@@ -18,7 +18,8 @@ SELECT t.tgname::text AS trigger, n.nspname::text AS schema_name, c.relname::tex
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1)))
    AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & $2 <> 0
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger p WHERE p.oid = t.tgparentid AND p.tgenabled IN ('O', 'A'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger p WHERE p.oid = t.tgparentid AND p.tgenabled IN ('O', 'A')
+                      AND (p.tgrelid = $1 OR p.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))))
  ORDER BY 1, 2, 3
 """
 _EVENTS: Final = {"INSERT": 4, "UPDATE": 16, "DELETE": 8, "TRUNCATE": 32}  # bits of pg_trigger.tgtype

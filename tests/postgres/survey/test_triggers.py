@@ -54,6 +54,23 @@ async def test_a_table_to_fill_is_refused_for_what_its_copy_or_its_rollback_woul
     assert told(await surveyed(FILL)) == []
 
 
+async def test_a_partition_to_fill_is_refused_for_a_trigger_that_it_has_from_its_whole(
+    surveyed: Surveyed, source: Connection, target: Connection
+) -> None:
+    part = FILL | {"target": "shop.book_1"}
+    found = await asked(surveyed, source, target, "t AFTER INSERT ON shop.book FOR EACH ROW", part)
+
+    assert [(problem[1], problem[3]) for problem in found] == [
+        (
+            "triggers of shop.book_1 would fire when rows are copied or taken back: t",
+            'for the time of the run: ALTER TABLE "shop"."book_1" DISABLE TRIGGER USER',
+        )
+    ]
+
+    await target.execute("ALTER TABLE shop.book_1 DISABLE TRIGGER USER")
+    assert told(await surveyed(part)) == []
+
+
 async def test_an_update_trigger_matters_to_a_fill_only_when_the_plan_repairs(
     surveyed: Surveyed, source: Connection, target: Connection
 ) -> None:
