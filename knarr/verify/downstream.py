@@ -21,10 +21,10 @@ from knarr.plan.models import CrossCheck
 from knarr.plan.units import seconds
 from knarr.postgres.session import Connection, Pools
 from knarr.postgres.transform import load_function
+from knarr.redis import get
 from knarr.verify.attempt import attempted
 from knarr.verify.cross import check_cross
 from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
-from knarr.verify.redis import get
 
 LARGEST_ANSWER: Final = 8 * 1024 * 1024  # bytes
 REQUEST_SECONDS: Final = 30.0

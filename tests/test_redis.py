@@ -9,11 +9,14 @@ from pydantic import SecretStr
 
 from knarr.addresses import Address
 from knarr.errors import DataError, PlanError, TransientError
-from knarr.verify.redis import get
+from knarr.redis import get, greet
 
 ANSWERS = {
     b"AUTH|ann|p@ss": b"+OK\r\n",
     b"AUTH|wrong": b"-WRONGPASS invalid\r\n",
+    b"AUTH|repeated": b"-ERR unknown command 'AUTH', with args beginning with: 'repeated'\r\n",
+    b"AUTH|odd": b"$odd\r\n",
+    b"PING": b"+PONG\r\n",
     b"SELECT|3": b"+OK\r\n",
     b"GET|orders": b"$9\r\n20 \r\n000\xc3\r\n",
     b"GET|gone": b"$-1\r\n",
@@ -52,6 +55,24 @@ async def test_what_the_server_refuses_is_said(port: int) -> None:
     with pytest.raises(DataError, match="refused AUTH: WRONGPASS") as refused:
         await get(SecretStr(f"redis://:wrong@127.0.0.1:{port}"), "orders")
     assert "wrong@" not in str(refused.value)
+
+
+async def test_a_server_that_repeats_the_password_is_not_quoted(port: int) -> None:
+    with pytest.raises(DataError, match=r"refused AUTH: ERR\s") as refused:
+        await get(SecretStr(f"redis://:repeated@127.0.0.1:{port}"), "orders")
+    assert "repeated" not in f"{refused.value} {refused.value.detail}"
+
+
+async def test_it_may_be_greeted_without_asking_for_a_key(port: int, unused_port: int) -> None:
+    assert await greet(Address(f"redis://ann:p%40ss@127.0.0.1:{port}/3", "cache")) == (
+        f"Redis 'cache' at 127.0.0.1:{port}"
+    )
+    with pytest.raises(DataError, match="refused AUTH: WRONGPASS"):
+        await greet(SecretStr(f"redis://:wrong@127.0.0.1:{port}"))
+    with pytest.raises(DataError, match="does not speak as a Redis server does"):
+        await greet(SecretStr(f"redis://:odd@127.0.0.1:{port}"))
+    with pytest.raises(TransientError, match="did not answer"):
+        await greet(SecretStr(f"redis://127.0.0.1:{unused_port}"))
 
 
 async def test_another_address_is_a_mistake_and_silence_may_pass(port: int, unused_port: int) -> None:
