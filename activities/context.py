@@ -122,14 +122,14 @@ async def working(
             ended(run.plan, step, "cancelled")
             raise
         except Exception as error:
-            failed = failure(error, step)
+            failed = failure(error, step, undoing=undoing)
             ended(run.plan, step, failed.type or "Unexpected")
             raise failed from None
         finally:
             beating.cancel()
 
 
-def failure(error: Exception, step: str) -> ApplicationError:
+def failure(error: Exception, step: str, *, undoing: bool = False) -> ApplicationError:
     """Our classified error as Temporal wants it: type, retryable or not, message for people, SQLSTATE as details.
 
     Of an error that is not ours only its class and the place are told: its words may quote anything.
@@ -139,7 +139,7 @@ def failure(error: Exception, step: str) -> ApplicationError:
         log.error("unexpected error", exc_info=error, final=final)
         told = f"{step}: {type(error).__name__}{raised_at(error)}\n{IN_THE_LOG}"
         return ApplicationError(told, type="Unexpected", non_retryable=final)
-    known = classify(error, step)
+    known = classify(error, step, taking_back=undoing)
     transient = isinstance(known, TransientError)
     log.warning(
         "failed",

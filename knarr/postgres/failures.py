@@ -47,6 +47,28 @@ _CLASSES: Final[dict[str, tuple[type[KnarrError], str]]] = {
     "2BP01": (PlanError, "something outside the run depends on it; Knarr never drops with CASCADE"),
     "25006": (PlanError, "the session may only read: is this a standby, or the source's connection?"),
 }
+# The same while something is taken back: what could be moved is moved, neither the source nor the plan is asked any
+# more, and what is in the way has come to the target since.
+_TAKING_BACK: Final[dict[str, str]] = {
+    "22": "what a table held does not fit its types as they are now: give the type, its labels or the column "
+    "back what they were when the run wrote there, then retry",
+    "23": "rows or a constraint of others on the target stand in the way: change those rows, or take that constraint "
+    "away meanwhile, then retry",
+    "42501": "grant the privilege to the role of this connection alias, then retry",
+    "42": "something of the target is not as the run left it, renamed, changed or dropped: give it back its name and "
+    "its definition, then retry",
+    "0A": "the table is not what it was when the run wrote there: see what has come to it since, as a foreign key "
+    "or a partition, and take that away meanwhile, then retry",
+    "55000": "something has come to the table since that forbids this, as a publication or a deferrable constraint: "
+    "take that away meanwhile, then retry",
+    "21": "a trigger or a function on the target gave more than one row: mend it, or disable it meanwhile, then retry",
+    "P0": "a trigger or a function on the target refused it: let it pass, or disable it meanwhile, then retry",
+    "2BP01": "something outside the run depends on it, and Knarr never drops with CASCADE: take that away, or let it "
+    "depend on something else, then retry",
+}
+_LEFT_IN_THE_LOG: Final = (
+    "read the server's own words, here or in the worker's log, then put right on the target what they name, then retry"
+)
 _IN_THE_LOG: Final = "read the server's own words, here or in the worker's log, then mend the plan or the database"
 _NO_IDENTITY: Final = (
     "a publication sends on what is done to the table: give it a replica identity by which the rows can be told, as "
@@ -61,7 +83,7 @@ _NUMBER: Final = re.compile(r"\[Errno (\d{1,4})\]")
 _LOST: Final = ("closed", "released", "cannot switch to state")
 
 
-def classify(error: BaseException, doing: str) -> KnarrError:
+def classify(error: BaseException, doing: str, *, taking_back: bool = False) -> KnarrError:
     """The error as one of ours; an error that is ours already comes back as it is.
 
     Its message holds no row's value, its detail the whole of what was said (see `server_words`).
@@ -69,11 +91,12 @@ def classify(error: BaseException, doing: str) -> KnarrError:
     Args:
         error: what was raised.
         doing: what was being done, as in "creating index x on shop.order"; it opens the message.
+        taking_back: the run undoes what it did: what to do next then lies on the target alone.
     """
     if isinstance(error, KnarrError):
         return error
     if isinstance(error, asyncpg.PostgresError):
-        return _of_server(error, doing)
+        return _of_server(error, doing, taking_back)
     said, name = str(error).strip(), type(error).__name__
     detail = scrub(f"{doing}: {name}: {said}" if said else f"{doing}: {name}")
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -100,17 +123,17 @@ def numbers(error: BaseException) -> dict[int, None]:
 
 
 @contextlib.contextmanager
-def classified(doing: str) -> Iterator[None]:
-    """Raises whatever goes wrong inside as one of our errors; a cancellation passes through untouched."""
+def classified(doing: str, *, taking_back: bool = False) -> Iterator[None]:
+    """Raises whatever goes wrong inside as one of our errors, as `classify`; a cancellation passes untouched."""
     try:
         yield
     except KnarrError:
         raise
     except Exception as error:
-        raise classify(error, doing) from error
+        raise classify(error, doing, taking_back=taking_back) from error
 
 
-def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
+def _of_server(error: asyncpg.PostgresError, doing: str, taking_back: bool) -> KnarrError:
     state = str(error.sqlstate or "")
     words = server_words.words(error)
     hint = _UNEXPECTED if state.startswith("XX") else str(getattr(error, "hint", None) or "") if words else ""
@@ -119,6 +142,8 @@ def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
         if entry := _CLASSES.get(state[:length]):
             found, hint = entry[0], entry[1] or hint
             break
+    if taking_back and not issubclass(found, TransientError):
+        hint = _TAKING_BACK.get(state) or _TAKING_BACK.get(state[:2]) or hint
     if server_words.lacks_identity(error):
         hint = _NO_IDENTITY
     # The one internal error that passes: two sessions changed one catalogue row at once.
@@ -136,4 +161,9 @@ def _of_server(error: asyncpg.PostgresError, doing: str) -> KnarrError:
         told += f": {names}"
     if place := server_words.place(error):
         told += f"\nContext: {place}"
-    return found(scrub(told), hint=hint or _IN_THE_LOG, sqlstate=state, detail=scrub(whole))
+    return found(
+        scrub(told),
+        hint=hint or (_LEFT_IN_THE_LOG if taking_back else _IN_THE_LOG),
+        sqlstate=state,
+        detail=scrub(whole),
+    )

@@ -110,7 +110,7 @@ async def drop_objects(
     with classified("reading which objects the run has made"):
         standing = await connection.fetch(STANDING, run_id, mapping, list(stages))
     for row in standing:
-        with classified(f"dropping {row['kind']} {row['name']} ({row['drop_sql']})"):
+        with classified(f"dropping {row['kind']} {row['name']} ({row['drop_sql']})", taking_back=True):
             async with fenced(connection, lease, limits=limits):
                 await same_table.require_same_table(connection, run_id, mapping)
                 gone = 0

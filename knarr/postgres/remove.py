@@ -99,7 +99,7 @@ async def _remove(
     changed_since: ChangedSince,
     limits: Limits | None,
 ) -> Removed:
-    with classified(f"taking back the rows of {mapping.name}, phase {phase}"), _pointed_at(mapping):
+    with classified(f"taking back the rows of {mapping.name}, phase {phase}", taking_back=True), _pointed_at(mapping):
         async with fenced(connection, lease, limits=limits):
             totals = await ledger.phase_totals(connection, run_id, mapping.number)
             own = totals.pop(phase, None)
@@ -129,7 +129,7 @@ async def _remove(
 async def _rows_stay(connection: Connection, run_id: str, mapping: ResolvedMapping) -> bool:
     """Whether rows of others stand where the run has none left."""
     table = qualified(mapping.target)
-    with classified(f"looking for what stays in {mapping.name}"):
+    with classified(f"looking for what stays in {mapping.name}", taking_back=True):
         if await ledger.phase_totals(connection, run_id, mapping.number) or not await connection.fetchval(
             EXISTS, table
         ):

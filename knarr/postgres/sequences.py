@@ -197,7 +197,7 @@ async def reset_sequences(
     put_back, left = 0, []
     for row in rows:
         name: str = row["sequence"]
-        with classified(f"putting the sequence {name} back"):
+        with classified(f"putting the sequence {name} back", taking_back=True):
             async with fenced(connection, lease, limits=limits):
                 if not (occupied and row["owned"]):
                     if await _put_back(connection, row, stay=stay):

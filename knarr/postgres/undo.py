@@ -88,7 +88,7 @@ async def undo_phase(
             depend on rows that must go; the table is not what it was. The batch is rolled back.
         LostLease, TransientError, PlanError.
     """
-    with classified(f"taking back what phase {phase} did to {mapping.name}"):
+    with classified(f"taking back what phase {phase} did to {mapping.name}", taking_back=True):
         totals = await ledger.phase_totals(connection, run_id, mapping.number)
         if phase not in totals:
             return Undone(left=await others.left_before(connection, run_id, _key(mapping, phase, lease)))

@@ -78,6 +78,20 @@ async def test_what_the_server_raises_is_classified_by_its_sqlstate(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("sqlstate", [each for each, found in TABLE if found in (DataError, PlanError)])
+async def test_no_hint_of_an_undoing_sends_anybody_to_the_source_or_the_plan(sqlstate: str, shared: Connection) -> None:
+    raised = f"DO $$BEGIN RAISE EXCEPTION 'boom' USING ERRCODE = '{sqlstate}'; END$$"
+
+    with pytest.raises(KnarrError) as caught, classified("taking back the ships", taking_back=True):
+        await shared.execute(raised)
+
+    assert caught.value.hint
+    assert not any(
+        word in caught.value.hint for word in ("row at the source", "in the plan", "the plan or", "of the plan")
+    )
+    assert caught.value.sqlstate == sqlstate
+
+
 async def test_a_publication_that_keeps_rows_from_being_deleted_is_told_with_what_mends_it(target: Connection) -> None:
     await target.execute("CREATE TABLE public.sent (canary text); CREATE PUBLICATION feed FOR TABLE public.sent")
 

@@ -289,3 +289,18 @@ async def test_a_change_that_commits_while_the_merge_waits_for_its_row_is_the_on
     assert await occupied.rows("id, name, note", "id = 90") == [(90, "new 90", "busy")]
     await occupied.undo(item)
     assert await occupied.rows("id, name, note", "id = 90") == [(90, "old 90", "busy")]
+
+
+async def test_an_error_of_the_server_says_what_helps_an_undo(occupied: Occupied) -> None:
+    item = merging()
+    await occupied.prepare(item)
+    await occupied.move(item)
+    async with occupied.run.reconnect() as somebody:
+        await somebody.execute("ALTER TABLE public.taken ADD CONSTRAINT new CHECK (name NOT LIKE 'old%') NOT VALID")
+
+    with pytest.raises(DataError) as stopped:
+        await occupied.undo(item)
+
+    assert "check violation" in stopped.value.message and 'constraint "new"' in stopped.value.message
+    assert "take that constraint away meanwhile, then retry" in stopped.value.hint
+    assert "source" not in stopped.value.hint and "plan" not in stopped.value.hint
