@@ -7,12 +7,12 @@ from knarr.plan.criteria import Guard
 from knarr.plan.models import CrossCheck, ForeignKey
 from knarr.plan.names import parse_table, write_table
 from knarr.plan.problems import did_you_mean
-from knarr.plan.resolved import TableName
-from knarr.postgres.identifiers import enclosed, quote
+from knarr.postgres.identifiers import enclosed
 from knarr.postgres.session import Connection
 from knarr.postgres.survey.ask import Failure, describe, explain, refusal
 from knarr.postgres.survey.declared import index_parts
-from knarr.postgres.survey.inquiry import Inquiry, mentions, replaced
+from knarr.postgres.survey.future import is_mentioned, on_future_target, row_of
+from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch
 
@@ -71,7 +71,7 @@ def check_phases(inquiry: Inquiry) -> None:
 async def check_target_side(inquiry: Inquiry, sketch: Sketch) -> None:
     """Rules, scope, constraints, defaults, generated columns and index expressions, over the target row."""
     mapping = sketch.mapping
-    row = _row(inquiry, sketch)
+    row = row_of(inquiry, sketch)
     predicates: list[tuple[tuple[str, ...], str]] = [(("rules", name), sql) for name, sql in mapping.rules.items()]
     predicates += [(("constraints", name), predicate) for name, predicate in mapping.constraints.items()]
     predicates += [(("scope",), mapping.scope)] if mapping.scope else []
@@ -115,7 +115,7 @@ async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> Non
             inquiry.problems.refused(f"{where}, source", forbidden, expected="a query that this role may run")
     if any(one.broken for one in inquiry.sketches):
         return
-    on_target = await _on_future_target(inquiry, f"SELECT * FROM ({check.target}\n) AS answer")
+    on_target = await on_future_target(inquiry, f"SELECT * FROM ({check.target}\n) AS answer")
     if isinstance(on_target, Failure):
         inquiry.problems.refused(f"{where}, target", on_target, expected="a query that runs on the target")
     elif not isinstance(on_source, Failure) and len(on_source) != len(on_target):
@@ -136,13 +136,13 @@ async def check_guard(inquiry: Inquiry, position: int, guard: Guard) -> None:
     if side not in ("source", "target") or (side == "target" and any(one.broken for one in inquiry.sketches)):
         return
     sql = f"SELECT * FROM ({guard.query}\n) AS answer"
-    answer = await (describe(inquiry.source, sql) if side == "source" else _on_future_target(inquiry, sql))
+    answer = await (describe(inquiry.source, sql) if side == "source" else on_future_target(inquiry, sql))
     if isinstance(answer, Failure):
         if side == "target" and answer.sqlstate in _ABSENT and _OWN_SCHEMA.search(guard.query):
             return  # the claim of the run installs it
         inquiry.problems.refused(where, answer, expected=f"a query that runs on the {side}")
         return
-    if not any(_mentioned(guard.query, one.target) for one in inquiry.sketches if one.creates) or side == "source":
+    if not any(is_mentioned(guard.query, one.target) for one in inquiry.sketches if one.creates) or side == "source":
         forbidden = await explain(inquiry.source if side == "source" else inquiry.target, guard.query)
         if isinstance(forbidden, Failure):
             inquiry.problems.refused(where, forbidden, expected="a query that this role may run")
@@ -163,7 +163,7 @@ async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign
         left, right = sketch.column(name), referenced.column(other)
         if left is None or right is None:
             continue  # said where the key is made
-        answer = await _on_future_target(inquiry, f"SELECT NULL::{left.target_type} = NULL::{right.target_type}")
+        answer = await on_future_target(inquiry, f"SELECT NULL::{left.target_type} = NULL::{right.target_type}")
         if isinstance(answer, Failure):
             inquiry.problems.error(
                 sketch.where(path),
@@ -175,59 +175,9 @@ async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign
 
 
 async def _hold(inquiry: Inquiry, sketch: Sketch, path: str, sql: str, expected: str) -> None:
-    answer = await _on_future_target(inquiry, sql)
+    answer = await on_future_target(inquiry, sql)
     if isinstance(answer, Failure):
         inquiry.problems.refused(sketch.where(path), answer, expected=expected)
-
-
-async def _on_future_target(inquiry: Inquiry, sql: str) -> list[int] | Failure:
-    """What the target makes of `sql` once the plan's tables and types are there.
-
-    Tables that the run will make stand in a WITH clause as rows of typed NULLs, types that it will make as their
-    stand-ins. A table is first called "schema.table", which nothing but `schema.table` finds; where a column is then
-    called by its table (`order.total`), it is called `table` alone.
-    """
-    made = [one for one in inquiry.sketches if one.creates and not one.broken]
-    used = [one for one in made if _mentioned(sql, one.target)]
-    answer = await _with_tables(inquiry, sql, {one.target: str(one.target) for one in used})
-    if isinstance(answer, Failure) and "FROM-clause" in answer.message:
-        return await _with_tables(inquiry, sql, {one.target: one.target.name for one in used})
-    return answer
-
-
-async def _with_tables(inquiry: Inquiry, sql: str, called: dict[TableName, str]) -> list[int] | Failure:
-    for name, by in called.items():
-        sql = replaced(sql, name, quote_any(by))
-    tables = [
-        f"{quote_any(called[one.target])} AS (SELECT {_nulls(one)})"
-        for one in inquiry.sketches
-        if one.target in called and one.creates
-    ]
-    if tables:
-        sql = f"WITH {', '.join(tables)} {sql}"
-    for name, stand_in in inquiry.types.stand_ins.items():
-        sql = replaced(sql, name, stand_in)
-    return await describe(inquiry.target, sql)
-
-
-def _mentioned(sql: str, table: TableName) -> bool:
-    return any(not found["text"] for found in mentions(table).finditer(sql))
-
-
-def _row(inquiry: Inquiry, sketch: Sketch) -> str:
-    """The target table as FROM takes it, called by its bare name; as typed NULLs where the run makes it."""
-    if not sketch.creates:
-        return f"{quote(sketch.target.schema_name)}.{quote(sketch.target.name)}"
-    return f"(SELECT {_nulls(sketch)}) AS {quote(sketch.target.name)}"
-
-
-def _nulls(sketch: Sketch) -> str:
-    return ", ".join(f"NULL::{column.target_type} AS {quote(column.name)}" for column in sketch.columns)
-
-
-def quote_any(name: str) -> str:
-    """A name for a WITH clause: not an object's, so longer ones are cut."""
-    return quote(name.encode()[:63].decode("utf-8", "ignore"))
 
 
 async def _check_repeatable(inquiry: Inquiry, connection: Connection, where: str, sql: str) -> None:

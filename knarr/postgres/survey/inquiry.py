@@ -52,6 +52,11 @@ def mentions(name: TableName) -> re.Pattern[str]:
     )
 
 
+def mentions_bare(name: str) -> re.Pattern[str]:
+    """Finds a name that stands without a schema, of a table or of anything else; text literals as above."""
+    return re.compile(rf'(?P<text>{_TEXT})|(?<![\w".]){_spelled(name)}(?![\w"$(])')
+
+
 def replaced(sql: str, name: TableName, by: str) -> str:
     """The SQL with `schema.name` replaced outside text literals."""
     return mentions(name).sub(lambda found: found[0] if found["text"] else by, sql)

@@ -52,6 +52,16 @@ async def test_a_rule_that_names_a_table_without_its_schema_is_refused(surveyed:
     ]
 
 
+async def test_a_table_that_the_run_makes_in_public_is_found_without_its_schema(
+    surveyed: Surveyed, source: Connection
+) -> None:
+    await source.execute(LEGACY)
+    queries = ["SELECT sum(total) FROM bill", "SELECT sum(bill.total) FROM public.bill, bill AS other", "SELECT 'bill'"]
+    checks = [{"name": query, "source": "SELECT 1", "target": query} for query in queries]
+
+    assert told(await surveyed(ORDER | {"target": "public.bill"}, checks=checks, types=TYPES)) == []
+
+
 async def test_defaults_checks_and_indexes_may_use_the_plans_own_types(
     surveyed: Surveyed, source: Connection, target: Connection
 ) -> None:
