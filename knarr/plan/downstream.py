@@ -13,11 +13,22 @@ _KINDS: Final = ("http", "query", "redis", "function")
 
 
 def _check_url(url: str) -> None:
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        raise Refusal(quoted(url), "a URL: http://host:port/path") from None
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise Refusal(quoted(url), "a URL that begins with http:// or https://")
     if "@" in parts.netloc:
         raise Refusal(quoted(url), "a URL without credentials: a plan holds no secret")
+    if not parts.hostname:
+        raise Refusal(quoted(url), "a URL that names a host")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise Refusal(quoted(url), "a port from 0 to 65535 after the host's name") from None
+    if " " in url or not url.isprintable() or not f"{parts.path}{parts.query}".isascii():
+        raise Refusal(quoted(url), "a URL whose special characters are percent-encoded: %20 is a blank")
 
 
 def _check_pointer(pointer: str) -> None:
