@@ -39,7 +39,7 @@ def load_function(name: str, folder: Path | None = None) -> RowFunction:
     module, _ = _load_module(name, module_name, str((folder or Path.cwd()).resolve()))
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise PlanError(f"transform '{name}': {module.__file__} has no function '{function_name}'")
+        raise PlanError(f"function '{name}': {module.__file__} has no function '{function_name}'")
     return function  # type: ignore[no-any-return]  # what it takes and gives is checked batch by batch
 
 
@@ -55,7 +55,7 @@ def _load_module(name: str, module_name: str, folder: str) -> tuple[ModuleType, 
     top = module_name.partition(".")[0]
     if top in sys.stdlib_module_names or PathFinder.find_spec(top, roots) is None:
         raise PlanError(
-            f"transform '{name}': no module '{module_name}' in {' or '.join(roots)}",
+            f"function '{name}': no module '{module_name}' in {' or '.join(roots)}",
             hint="put the module beside the plan, or its folder on the worker's PYTHONPATH",
         )
     known = set(sys.modules)
@@ -64,8 +64,8 @@ def _load_module(name: str, module_name: str, folder: str) -> tuple[ModuleType, 
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
-        found = f"transform '{name}': importing it failed: {type(error).__name__}{raised_at(error)}"
+    except (Exception, SystemExit) as error:  # a script without a guard for being imported ends the process
+        found = f"function '{name}': importing it failed: {type(error).__name__}{raised_at(error)}"
         raise PlanError(found, hint="its words are in the worker's log", detail=f"{found}: {error}") from error
     finally:
         for root in added:
@@ -76,7 +76,7 @@ def _load_module(name: str, module_name: str, folder: str) -> tuple[ModuleType, 
             if PathFinder.find_spec(new.partition(".")[0], [folder]) and _lies_in(sys.modules[new], [folder]):
                 del sys.modules[new]
     if not _lies_in(module, roots):
-        raise PlanError(f"transform '{name}': {module_name} came from {module.__file__}, not from {' or '.join(roots)}")
+        raise PlanError(f"function '{name}': {module_name} came from {module.__file__}, not from {' or '.join(roots)}")
     return module, hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() if module.__file__ else ""
 
 

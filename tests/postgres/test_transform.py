@@ -128,11 +128,13 @@ def test_two_plans_may_have_modules_of_the_same_name(tmp_path: Path) -> None:
         ("knarr_test_three:nothing", "has no function 'nothing'"),
         ("knarr_test_three:number", "has no function 'number'"),
         ("knarr_test_broken:clean", "importing it failed: SyntaxError"),
+        ("knarr_test_script:clean", "importing it failed: SystemExit"),
     ],
 )
 def test_a_function_from_anywhere_else_is_refused(name: str, message: str, tmp_path: Path) -> None:
     write_module(tmp_path, "knarr_test_three", "number = 3")
     write_module(tmp_path, "knarr_test_broken", "def clean(")
+    write_module(tmp_path, "knarr_test_script", "import sys; sys.exit(3)")
 
     with pytest.raises(PlanError, match=message):
         load_function(name, tmp_path)
