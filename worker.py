@@ -79,9 +79,18 @@ async def work(settings: WorkerSettings, client: Client) -> None:
             ready = lambda: "" if worker.is_running else "not polling"  # noqa: E731
             stack.callback(metrics.serve(settings.metrics_port, ready=ready))
         stop = stack.enter_context(stopped_by_signals())
-        async with worker:
-            await stop.wait()
+        await until_stopped(worker, stop)
     await pools.close()
+
+
+async def until_stopped(worker: Worker, stop: asyncio.Event) -> None:
+    """Polls until told to stop, and then finishes; raises what ends the worker before, so that the process ends too."""
+    working, told = asyncio.create_task(worker.run()), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, told), return_when=asyncio.FIRST_COMPLETED)
+    if told.done():
+        await worker.shutdown()
+    told.cancel()
+    await working
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def _lies_in(module: ModuleType, folders: Sequence[str]) -> bool:
     return file is not None and any(Path(file).resolve().is_relative_to(folder) for folder in folders)
 
 
-def raised(name: str, error: Exception) -> DataError:
+def raised(name: str, error: BaseException) -> DataError:
     """What to say of a function that raised: where it did, but not its words, which may quote a row."""
     found = f"transform '{name}' raised {type(error).__name__}{raised_at(error)}"
     return DataError(
@@ -149,7 +149,7 @@ class Transformation:
         rows = [{column: decode(line[place]) for column, place in self._places} for line in fields]
         try:
             changed = self._function(rows)
-        except Exception as error:
+        except BaseException as error:  # a library's sys.exit() would end the worker, and every other that tries it
             raise raised(self._name, error) from error
         self._check(changed, len(lines))
         for line, row in zip(fields, changed, strict=True):

@@ -153,7 +153,7 @@ def _ask_function(name: str, folder: Path | None) -> list[str]:
     function: Callable[..., object] = load_function(name, folder)
     try:
         problems = function()
-    except Exception as error:
+    except BaseException as error:  # a library's sys.exit() would end the worker
         # Not transient, whatever it is: when it is tried again is the check's own deadline's to say.
         found = f"function '{name}' raised {type(error).__name__}{raised_at(error)}"
         raise DataError(found, detail=f"{found}: {error}") from error

@@ -156,7 +156,7 @@ class TransformedSide:
         given = [{name: row[place] for name, place in places} for row in cells]
         try:
             changed: object = self._function(given)
-        except Exception as error:
+        except BaseException as error:  # a library's sys.exit() would end the worker
             raise raised(self._name, error) from error
         if not isinstance(changed, list) or len(changed) != len(cells):
             found = f"{len(changed)} rows" if isinstance(changed, list) else type(changed).__name__

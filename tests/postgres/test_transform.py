@@ -71,6 +71,7 @@ async def test_more_rows_than_a_batch_keep_their_order() -> None:
         (lambda rows: ["x" for _ in rows], "a row that is str, expected"),
         (lambda rows: [{"b": "a\0"} for _ in rows], "NUL"),
         (lambda rows: [{"b": row["nothing"]} for row in rows], "raised KeyError"),
+        (lambda rows: sys.exit(3), "raised SystemExit"),
     ],
 )
 async def test_a_function_that_gives_back_something_else_is_a_data_error(function: RowFunction, message: str) -> None:
