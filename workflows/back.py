@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Final
 
 from temporalio import workflow
@@ -16,14 +15,12 @@ with workflow.unsafe.imports_passed_through():
     from activities.undo_log import drop_undo_log
     from workflows.conduct import Conduct
     from workflows.messages import Turn
-    from workflows.policies import BRIEF, COMPENSATION, LONG
+    from workflows.policies import BRIEF, COMPENSATION, LONG, pause
     from workflows.saga import REMOVES_CHECKPOINT, Checkpoint
+    from workflows.stops import LASTS
 
 RAISE: Final = Compensation(activity="raise_epoch", summary="fence off all that was writing")
 RAISE_AGAIN: Final = Compensation(activity="raise_epoch", summary="fence off all that was taking back")
-
-# What passes by itself is tried again without a person, who is told meanwhile.
-TRY_AGAIN: Final = timedelta(minutes=1)
 
 # Why a person may retry these and not skip them.
 NO_SKIP_OF_RAISE: Final = "without the raise what is still at work somewhere could write after it"
@@ -50,14 +47,11 @@ def what_failed(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, str(error)
 
 
-async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> None:
+async def turn_back(conduct: Conduct, turn: Turn) -> None:
     """Takes the run back to the start or to a checkpoint. Returns when all is taken back or skipped by a person.
 
     The epoch is raised first, so that no stale writer can add what is being taken away; and at a checkpoint once more,
     so that no stale compensation can take away what goes forward from there.
-
-    Args:
-        raised: the epoch has been raised by the run of the workflow that this one goes on from.
 
     Raises HistoryIsLongError when the rest is to be taken back by the next run of the workflow.
     """
@@ -66,8 +60,9 @@ async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> No
     conduct.settled = True
     conduct.controls.paused = False
     conduct.view.message = turn.reason
-    if not raised:
+    if not conduct.raised:
         await compensate(conduct, "epoch", RAISE)
+        conduct.raised = True
     await _recall(conduct, turn)
     some = False
 
@@ -79,7 +74,7 @@ async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> No
         some = True
         if step == "claim":
             # The record closes with this one: every decision must be in it before, and how the run ends.
-            await conduct.recorded()
+            await conduct.recorded(may_leave=True)
             compensation = compensation.model_copy(update={"name": turn.ends_as})
         await compensate(conduct, step, compensation)
 
@@ -93,7 +88,11 @@ async def turn_back(conduct: Conduct, turn: Turn, *, raised: bool = False) -> No
 
 async def _recall(conduct: Conduct, turn: Turn) -> None:
     """The names of what is taken back. If they are gone from the target, numbers must do on the way to the start."""
+    failures = 0
     while True:
+        if failures and workflow.patched(LASTS):
+            conduct.view.show("unwinding")
+            conduct.leave_a_stop()
         try:
             await conduct.recall()
             return
@@ -102,8 +101,9 @@ async def _recall(conduct: Conduct, turn: Turn) -> None:
         if turn.to == "start":
             workflow.logger.error("the survey could not be recalled: %s", reason)
             return
+        failures += 1
         await conduct.ask_a_person(
-            f"can't go back to checkpoint {turn.to}: {reason}", again_after=TRY_AGAIN, no_skip=NO_SKIP_OF_NAMES
+            f"can't go back to checkpoint {turn.to}: {reason}", again_after=pause(failures), no_skip=NO_SKIP_OF_NAMES
         )
 
 
@@ -116,8 +116,12 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
             changed["name"] = conduct.checkpoint_name(Checkpoint(compensation.phase, compensation.mapping))
         compensation = compensation.model_copy(update=changed)
     raising = raised_again = compensation.activity == "raise_epoch"
+    failures = 0
     while True:
+        # No longer at the stop, so that no answer is taken that the next run of the workflow would not know of.
         conduct.view.show("unwinding", step=_undoing(compensation))
+        if failures:
+            conduct.leave_a_stop()
         try:
             await _attempt(conduct, compensation)
             _forget_rows(conduct, step, compensation)
@@ -130,7 +134,9 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
             raised_again = True
             await compensate(conduct, "epoch", RAISE)
             continue
-        again_after = TRY_AGAIN if kind == "TransientError" else None
+        # What passes by itself is tried again without a person, who is told meanwhile.
+        failures += 1
+        again_after = pause(failures) if kind == "TransientError" else None
         answer = await conduct.ask_a_person(
             f"can't take back: {compensation.summary}: {reason}",
             again_after=again_after,
@@ -139,6 +145,8 @@ async def compensate(conduct: Conduct, step: str, compensation: Compensation) ->
         if answer == "skip" and not raising:
             conduct.skipped.append(compensation.summary)
             return
+        if conduct.controls.answered:
+            failures = 0
 
 
 def _undoing(compensation: Compensation) -> str:
@@ -196,6 +204,7 @@ async def complete(conduct: Conduct) -> None:
 
 async def _insist(conduct: Conduct, work: Callable[[], Awaitable[None]]) -> None:
     """Does what a completed run still has to do; it is never taken back for it, a person mends the cause instead."""
+    failures = 0
     while True:
         try:
             await work()
@@ -203,7 +212,8 @@ async def _insist(conduct: Conduct, work: Callable[[], Awaitable[None]]) -> None
         except ActivityError as error:
             _, reason = what_failed(error)
         problem = f"all is moved and verified, but the record can't be closed: {reason}"
-        await conduct.ask_a_person(problem, again_after=TRY_AGAIN, no_skip=NO_SKIP_OF_CLOSING)
+        failures += 1
+        await conduct.ask_a_person(problem, again_after=pause(failures), no_skip=NO_SKIP_OF_CLOSING)
         conduct.view.show("completed", step="closing the record")
 
 

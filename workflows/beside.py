@@ -1,6 +1,7 @@
 """What runs beside the saga: decisions go to the audit trail, pauses to the children, progress to the Web UI."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any, Final
 
@@ -13,11 +14,14 @@ with workflow.unsafe.imports_passed_through():
     from activities.models import DecisionInput, RunContext
     from workflows.controls import Controls
     from workflows.messages import Pausing
-    from workflows.policies import BRIEF
-    from workflows.stops import Stops
+    from workflows.policies import BRIEF, pause
+    from workflows.stops import LASTS, Stops
     from workflows.view import View
 
-RECORD_AGAIN: Final = timedelta(seconds=30)
+# A server that restarts is back before; who waits longer for a decision to be recorded asks a person.
+RECORD_PATIENCE: Final = timedelta(minutes=5)
+
+NO_SKIP_OF_RECORD: Final = "what was ordered must be on record before the record says how it went on"
 
 # Runs of before waited for their children to end before they raised the epoch: for one that a deploy keeps from going
 # on, for ever. The epoch is what ends a child's work, as it ends that of activities, which are not waited for either.
@@ -30,6 +34,8 @@ class Beside(Stops):
     def __init__(self, run: RunContext, controls: Controls, view: View) -> None:
         super().__init__(run, controls, view)
         self.settled = False
+        self.unrecordable = ""  # why the oldest of the unrecorded decisions can't be recorded, once that is known
+        self._record_now = False
         self._children: dict[str, workflow.ChildWorkflowHandle[Any, Any]] = {}
         self._left: set[str] = set()  # children that may be there still: nobody has waited for their end
         self._told_paused = controls.paused
@@ -40,9 +46,40 @@ class Beside(Stops):
         beside = self._record_decisions(), self._relay_pauses(), self._tell_changes()
         self._watchers = [asyncio.create_task(watching) for watching in beside]
 
-    async def recorded(self) -> None:
-        """Waits until every decision is in the audit trail, if there is a run to record it in."""
-        await workflow.wait_condition(lambda: not self.controls.unrecorded or self.run.lease is None)
+    async def recorded(self, *, may_leave: bool = False) -> None:
+        """Waits until every decision is in the audit trail, if there is a run to record it in; or asks a person.
+
+        Args:
+            may_leave: raises HistoryIsLongError when history has grown long meanwhile.
+        """
+        if self._all_recorded():
+            return
+        patience = RECORD_PATIENCE if workflow.patched(LASTS) else None
+        shown = self.view.state, self.view.waiting_for
+        while not self._all_recorded():
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: self._all_recorded() or bool(self.unrecordable),
+                    timeout=patience,
+                    timeout_summary="a decision is not recorded",
+                )
+            if self._all_recorded():
+                return
+            reason = self.unrecordable or f"{self.run.target} has not taken it for {RECORD_PATIENCE.seconds // 60} min"
+            action = self.controls.unrecorded[0].action
+            await self.ask_a_person(
+                f"can't record the decision `{action}`: {reason}",
+                no_skip=NO_SKIP_OF_RECORD,
+                until=lambda: self._all_recorded() or (may_leave and workflow.info().is_continue_as_new_suggested()),
+            )
+            self.view.show(shown[0], waiting_for=shown[1])
+            if may_leave:
+                self.leave_a_stop()
+            self.controls.passed()
+            self.unrecordable, self._record_now = "", True
+
+    def _all_recorded(self) -> bool:
+        return not self.controls.unrecorded or self.run.lease is None
 
     async def stop_watchers(self) -> None:
         """Waits until every decision is recorded, and stops watching."""
@@ -91,6 +128,7 @@ class Beside(Stops):
 
     async def _record_decisions(self) -> None:
         """Brings every order and every decision into the audit trail, in order, as soon as there is one."""
+        failures = 0
         while True:
             await workflow.wait_condition(self._may_record)
             decision = self.controls.unrecorded[0]
@@ -110,10 +148,21 @@ class Beside(Stops):
             except ActivityError as error:
                 # A decision is never dropped: a server that only reads today may write again in a minute.
                 workflow.logger.error("a decision could not be recorded yet: %s", error.cause)
-                await workflow.sleep(RECORD_AGAIN, summary="record the decision again")
+                failures += 1
+                await self._pause_recording(error, failures)
                 continue
+            failures, self.unrecordable = 0, ""
             self.controls.decided += 1
             self.controls.unrecorded.pop(0)
+
+    async def _pause_recording(self, error: ActivityError, failures: int) -> None:
+        self._record_now = False
+        if workflow.patched(LASTS):
+            self.unrecordable = error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._record_now, timeout=pause(failures), timeout_summary="record the decision again"
+            )
 
     def _may_record(self) -> bool:
         # While the saga is being cancelled only its own commands go out: two tasks that are woken by one order would

@@ -33,10 +33,6 @@ Value = TypeVar("Value")
 BESIDE_COPYING: Final = ("build/", "sequences/")
 
 
-class HistoryIsLongError(Exception):
-    """Nothing runs any more; the workflow is to continue as new before its history grows longer."""
-
-
 MOST_LEFT: Final = 20
 MORE_LEFT: Final = "and more, which the report names"
 
@@ -57,6 +53,8 @@ class Conduct(Beside):
             paused=bool(before and before.paused),
             decided=before.decided if before else 0,
             stops=before.stops if before else 0,
+            asked=before.asked if before else "",
+            unrecorded=before.unrecorded if before else (),
         )
         started_at = before.started_at if before else workflow.info().start_time
         super().__init__(run, controls, View(run, started_at, [phase.name for phase in self.settings.phases]))
@@ -68,6 +66,7 @@ class Conduct(Beside):
         self.left: list[str] = list(before.left if before else [])
         self.errors: dict[str, int] = dict(before.errors if before else {})
         self.clock_from = (before.clock_from if before else None) or self.view.started_at
+        self.raised = bool(before and before.turn and before.raised)  # the epoch, since the run turned back
         self.clock_rests = False  # no deadline runs: who decides at a checkpoint may take the time it needs
         self._checkpoint = ""
         self._cancelled_before = bool(before and before.cancelled)
@@ -130,11 +129,6 @@ class Conduct(Beside):
             )
             self.surveyed(recalled)
 
-    def leave_room(self) -> None:
-        """Raises HistoryIsLongError when history has grown long; to be called where nothing runs."""
-        if workflow.info().is_continue_as_new_suggested():
-            raise HistoryIsLongError
-
     async def step(
         self,
         step: str,
@@ -186,7 +180,7 @@ class Conduct(Beside):
     def hold_at(self, checkpoint: str) -> None:
         """After a rollback to a checkpoint the run holds there; `resume` goes forward again, with a new deadline."""
         self._checkpoint = checkpoint
-        self.settled = False
+        self.settled = self.raised = False
         verdicts = list(self.saga.results("verify/", VerdictSummary).values())
         self.view.taken_back(self._rows_moved(), verdicts[-1] if verdicts else None)
         self.controls.turn = None
@@ -251,8 +245,11 @@ class Conduct(Beside):
             errors=self.errors,
             clock_from=self.clock_from,
             turn=self.controls.turn,
+            raised=self.raised,
             cancelled=self.cancelled,
             stops=self.controls.stops,
+            asked=self.controls.asked,
+            unrecorded=self.controls.unrecorded,
         )
 
     def _rows_moved(self) -> dict[int, int]:

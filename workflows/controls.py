@@ -5,22 +5,11 @@ from typing import Final, Literal, NamedTuple
 
 from temporalio.exceptions import ApplicationError
 
-from workflows.messages import Accepted, AnswerOrder, Order, RollbackOrder, State, Turn
+from workflows.messages import Accepted, AnswerOrder, Decision, Order, RollbackOrder, State, Turn
 
 SHOWN_OF_A_PROBLEM: Final = 200
 
 ENDED: frozenset[State] = frozenset({"completed", "rolled back", "aborted", "refused"})
-
-
-class Decision(NamedTuple):
-    """One order or criterion, for the audit trail."""
-
-    kind: Literal["operator", "decision"]
-    action: str
-    actor: str
-    reason: str
-    answer: str
-    accepted: bool
 
 
 class Stop(NamedTuple):
@@ -38,7 +27,9 @@ class Stop(NamedTuple):
 class Controls:
     """The switches of a run. The workflow's handlers turn them; its main loop looks at them."""
 
-    def __init__(self, *, paused: bool, decided: int, stops: int = 0) -> None:
+    def __init__(
+        self, *, paused: bool, decided: int, stops: int = 0, asked: str = "", unrecorded: Sequence[Decision] = ()
+    ) -> None:
         self.paused = paused
         self.turn: Turn | None = None
         self.approved = False
@@ -46,10 +37,11 @@ class Controls:
         self.completing = False
         self.answer: Literal["retry", "skip"] | None = None
         self.stops = stops
-        self.stop: Stop | None = None
+        # What nobody had answered when the run continued as new: should it come again, it is the same stop.
+        self.stop: Stop | None = Stop(stops, asked, "") if asked else None
         self._over = ""  # how the stop ended, once it has
         self.decided = decided
-        self.unrecorded: list[Decision] = []
+        self.unrecorded: list[Decision] = list(unrecorded)
 
     def refusal(self, action: str, order: Order, state: State, checkpoints: list[str]) -> str | None:
         """Why the order makes no sense now, for the person who gave it; None when it does."""
@@ -147,6 +139,16 @@ class Controls:
         """The answer that a person gave, once; `retry` when nobody has."""
         answer, self.answer = self.answer or "retry", None
         return answer
+
+    @property
+    def asked(self) -> str:
+        """The problem that a person is asked about, as long as nobody has answered and it has not passed; or empty."""
+        return self.stop.problem if self.stop and not self._over else ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the last stop is over, by an answer or by itself."""
+        return bool(self._over)
 
     def passed(self) -> None:
         """What a person was asked about has passed by itself: should the same come again, it is another stop."""

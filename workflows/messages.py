@@ -1,7 +1,7 @@
 """What people and programs say to a run, and what it answers: inputs, updates, signals and queries."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, JsonValue
 
@@ -28,6 +28,17 @@ MappingState = Literal["waiting", "copying", "building", "copied", "verified", "
 
 SIGNALS = ("pause", "resume", "abort")
 UPDATES = ("pause", "resume", "abort", "approve", "complete", "rollback", "retry", "skip")
+
+
+class Decision(NamedTuple):
+    """One order or criterion, for the audit trail."""
+
+    kind: Literal["operator", "decision"]
+    action: str
+    actor: str
+    reason: str
+    answer: str
+    accepted: bool
 
 
 class Order(Message):
@@ -202,9 +213,12 @@ class Resumed(Message):
     left: list[str] = Field(default_factory=list, description="what is not what it was, since others have written")
     errors: dict[str, int] = Field(default_factory=dict, description="failed attempts to copy, by phase and mapping")
     clock_from: datetime | None = Field(default=None, description="since when the deadline counts, if not the start")
-    turn: Turn | None = Field(default=None, description="the run is being taken back; its epoch has been raised")
+    turn: Turn | None = Field(default=None, description="the run is being taken back")
+    raised: bool = Field(default=True, description="whether the epoch has been raised for `turn`")
     cancelled: bool = Field(default=False, description="whether Temporal's cancellation came before")
     stops: int = Field(default=0, description="how often a person has been asked")
+    asked: str = Field(default="", description="the problem of the last stop, which nobody has answered; or empty")
+    unrecorded: list[Decision] = Field(default_factory=list, description="what could not be put on record yet")
 
 
 class MoveInput(Message):

@@ -1,6 +1,7 @@
 """The migration: the whole saga on one page, in the order in which it happens."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Final, NoReturn
 
@@ -25,8 +26,8 @@ with workflow.unsafe.imports_passed_through():
     from knarr.plan.models import Plan
     from knarr.wording import counted
     from workflows.back import complete, raise_how_it_ended, turn_back, what_failed
-    from workflows.beside import WAITS_FOR_NO_CHILD
-    from workflows.conduct import Conduct, HistoryIsLongError, shielded
+    from workflows.beside import RECORD_PATIENCE, WAITS_FOR_NO_CHILD
+    from workflows.conduct import Conduct, shielded
     from workflows.guarding import GuardBreachedError, guarded
     from workflows.messages import MigrationInput, Status, Turn
     from workflows.orders import TakesOrders
@@ -34,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.proof import VerificationDiffersError, verify_rows
     from workflows.rows import move_rows
     from workflows.settings import PhaseSettings, RunSettings
+    from workflows.stops import LASTS, HistoryIsLongError
 
 
 FIRST_ORDER_RAISES: Final = "an order that comes first of all raises the epoch too"
@@ -60,20 +62,20 @@ class MigrationWorkflow(TakesOrders):
         turn = self.conduct.controls.turn  # of the run of the workflow that this one goes on from, or an order's
         self.conduct.view.show("unwinding" if turn else "running")
         self.conduct.start_watchers()
-        raised = turn is not None
-        if turn and start.resumed and start.resumed.turn is None:
-            # The order came before this line, and nothing has been raised for it. Runs of before took that for done.
-            raised = not workflow.patched(FIRST_ORDER_RAISES)
+        if turn and not (start.resumed and start.resumed.turn):
+            # The order came before this line, and nothing has been raised for it: in a run that has only begun nothing
+            # needs to be. Runs of before took it for done in others, too.
+            self.conduct.raised = start.resumed is None or not workflow.patched(FIRST_ORDER_RAISES)
         while turn := turn or await self._go_forward():
             try:
-                await shielded(turn_back(self.conduct, turn, raised=raised))
+                await shielded(turn_back(self.conduct, turn))
             except HistoryIsLongError:
                 await shielded(self._until_nothing_is_open())
                 self._go_on_as_new()
             if turn.to == "start":
                 await raise_how_it_ended(self.conduct, turn)
             self.conduct.hold_at(turn.to)
-            turn, raised = None, False
+            turn = None
         self.conduct.view.show("completed", step="ended")
         return self.conduct.status()
 
@@ -259,10 +261,16 @@ class MigrationWorkflow(TakesOrders):
         return controls.turn
 
     def _nothing_is_open(self) -> bool:
-        return workflow.all_handlers_finished() and not self.conduct.controls.unrecorded
+        unrecorded, unrecordable = self.conduct.controls.unrecorded, self.conduct.unrecordable
+        return workflow.all_handlers_finished() and (not unrecorded or bool(unrecordable))
 
     async def _until_nothing_is_open(self) -> None:
-        await workflow.wait_condition(self._nothing_is_open)
+        """A decision that takes its time to be recorded is carried along: to record it twice is to record it once."""
+        if self._nothing_is_open():
+            return
+        patience = RECORD_PATIENCE if workflow.patched(LASTS) else None
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(self._nothing_is_open, timeout=patience, timeout_summary="still not recorded")
 
     def _go_on_as_new(self) -> NoReturn:
         """The plan itself stays behind: it stands in the target's knarr schema since the claim."""

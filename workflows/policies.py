@@ -28,6 +28,16 @@ LONGEST_WATCH: Final = timedelta(hours=1)
 
 COMPENSATION_ATTEMPTS: Final = 8
 
+# Between attempts that a workflow makes by itself once those of an activity are used up. Each is a dozen events, and
+# the server ends a workflow of 51,200: one that tried every minute would not see its second week.
+FIRST_PAUSE: Final = timedelta(minutes=1)
+LONGEST_PAUSE: Final = timedelta(hours=1)
+
+
+def pause(failures: int) -> timedelta:
+    """How long to wait after so many failures in a row, one or more: soon at first, then ever more seldom."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(failures - 1, 20)))
+
 
 class ActivityOptions(TypedDict):
     """The options that `workflow.execute_activity` takes from here."""

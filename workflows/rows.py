@@ -12,10 +12,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.build import build_keys, set_sequences
     from activities.models import Compensation, MappingSummary, SurveyResult
     from knarr.wording import counted
-    from workflows.conduct import Conduct, HistoryIsLongError
+    from workflows.conduct import Conduct
     from workflows.messages import Moved, MoveInput
     from workflows.move import MoveMappingWorkflow
     from workflows.settings import PhaseSettings
+    from workflows.stops import HistoryIsLongError
 
 
 async def move_rows(conduct: Conduct, survey: SurveyResult, phase: PhaseSettings) -> None:

@@ -1,11 +1,23 @@
 """The stage on which saga tests play."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 import pytest
 
 from knarr.local.temporal import TemporalServer
 from tests.saga.scene import SHOP, Scene, connect, run_script
+from tests.servers import start_temporal, stop_temporal
+
+FEW_EVENTS: Final = 40
+
+
+@pytest.fixture(scope="module")
+def hasty_temporal() -> Iterator[TemporalServer]:
+    """A Temporal server that finds forty events a long history."""
+    server = start_temporal(history_suggested=FEW_EVENTS)
+    yield server
+    stop_temporal(server)
 
 
 @pytest.fixture

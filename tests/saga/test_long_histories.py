@@ -1,7 +1,5 @@
 """A server that suggests to continue as new early: parent and children do so, and the run ends the same."""
 
-from collections.abc import Iterator
-
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import CancelledError
@@ -11,24 +9,14 @@ from knarr.local.temporal import TemporalServer
 from tests.saga.scene import PLAN, SHOP, Scene, connect, run_script
 from tests.saga.test_checkpoints import CANARY
 from tests.saga.test_whole_run import dump
-from tests.servers import start_temporal, stop_temporal
 from workflows.messages import MigrationInput, RollbackOrder
 
 pytestmark = pytest.mark.saga
 
-FEW_EVENTS = 40
 MANY_PARTITIONS = PLAN | {
     "limits": {"partition_size": "64KiB"},
     "parallelism": {"mappings": 1, "partitions": 2, "verify": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def hasty_temporal() -> Iterator[TemporalServer]:
-    """A Temporal server that finds forty events a long history."""
-    server = start_temporal(history_suggested=FEW_EVENTS)
-    yield server
-    stop_temporal(server)
 
 
 async def test_a_run_that_continues_as_new_moves_and_proves_the_same(

@@ -101,6 +101,16 @@ def carried(saga: Saga, phases: list[str]) -> Resumed:
     )
 
 
+def stuck() -> Conduct:
+    """A run that Temporal has cancelled; whether it has is asked nowhere else than in a workflow."""
+    return goes_on(carried(moved([]), ["everyone"]).model_copy(update={"cancelled": True}))
+
+
+def goes_on(before: Resumed) -> Conduct:
+    """The next run of the workflow, after what is carried has crossed as text."""
+    return Conduct(RUN, before.settings, [], Resumed.model_validate_json(before.model_dump_json()))
+
+
 @pytest.mark.parametrize("phases", [["everyone"], ["canary", "half", "everyone"]], ids=["one phase", "three phases"])
 def test_five_thousand_mappings_stay_well_under_a_megabyte(phases: list[str]) -> None:
     text = carried(moved(phases), phases).model_dump_json()
@@ -115,9 +125,31 @@ def test_no_name_of_a_mapping_is_carried_so_that_long_ones_cost_nothing() -> Non
 
 def test_stops_are_counted_on_so_that_an_answer_to_an_earlier_one_stays_one() -> None:
     before = carried(moved([]), ["everyone"]).model_copy(update={"stops": 3, "cancelled": True})
-    conduct = Conduct(RUN, before.settings, [], Resumed.model_validate_json(before.model_dump_json()))
+    conduct = goes_on(before)
     assert conduct.controls.ask("can't take back: its rows").number == 4
     assert conduct.resumed().stops == 4
+
+
+def test_a_stop_that_nobody_answered_is_the_same_one_when_it_comes_again() -> None:
+    conduct = stuck()
+    assert conduct.controls.ask("can't take back: its rows").number == 1
+    assert goes_on(conduct.resumed()).controls.ask("can't take back: its rows").number == 1
+    assert goes_on(conduct.resumed()).controls.ask("can't take back: its keys").number == 2
+    conduct.controls.passed()
+    assert goes_on(conduct.resumed()).controls.ask("can't take back: its rows").number == 2
+
+
+def test_a_decision_that_could_not_be_recorded_is_carried_until_it_is() -> None:
+    conduct = stuck()
+    conduct.controls.note("operator", "abort", "ada@ops", "enough", "taking everything back")
+    assert goes_on(conduct.resumed()).controls.unrecorded == conduct.controls.unrecorded
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_whether_the_epoch_was_raised_is_carried_for_the_turn_that_is_taken(raised: bool) -> None:
+    before = carried(moved([]), ["everyone"]).model_copy(update={"raised": raised})
+    assert goes_on(before).raised == raised
+    assert not goes_on(before.model_copy(update={"turn": None})).raised, "the next turn raises it anew"
 
 
 def test_what_crosses_beside_it_fits_into_a_payload_too() -> None:

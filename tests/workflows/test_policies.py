@@ -87,5 +87,11 @@ def test_an_attempt_outlasts_what_the_servers_end_by_themselves() -> None:
     assert guarding.WATCH_SECONDS < policies.GUARD["start_to_close_timeout"].total_seconds() <= 3_600
 
 
+def test_a_stop_of_a_year_is_a_history_that_the_server_does_not_end() -> None:
+    assert [policies.pause(failures).total_seconds() / 60 for failures in (1, 2, 3, 7, 8_000)] == [1, 2, 4, 60, 60]
+    # A dozen events each, and the workflow is told to continue as new after 4,096 of the 51,200 that it may have.
+    assert 12 * timedelta(days=14) / policies.LONGEST_PAUSE < 4_096
+
+
 def test_a_worker_that_died_is_noticed_after_a_few_missed_beats() -> None:
     assert policies.HEARTBEAT_TIMEOUT.total_seconds() > 3 * context.SECONDS_BETWEEN_BEATS
