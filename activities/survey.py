@@ -1,10 +1,11 @@
 """Holding both databases against the plan before anything is written; and forgetting what was learnt."""
 
 from collections import Counter
+from pathlib import Path
 
 from temporalio import activity
 
-from activities.context import lease_of, source_of, target_of, working
+from activities.context import lease_of, pools, source_of, target_of, working
 from activities.models import CompensationInput, MappingSummary, RunContext, RunInput, StepResult, SurveyResult
 from activities.trail import compensated, stepped
 from knarr.audit import chain
@@ -17,7 +18,7 @@ from knarr.postgres import mappings, partitions, runs
 from knarr.postgres.lease import claim, fenced
 from knarr.postgres.selection import phase_predicate
 from knarr.postgres.session import Connection
-from knarr.postgres.survey import survey
+from knarr.postgres.survey import Surroundings, survey
 from knarr.wording import counted
 
 
@@ -32,7 +33,7 @@ async def survey_databases(given: RunInput) -> SurveyResult:
         lease = lease_of(run)
         record = await runs.load_run(target, run.run_id)
         plan = record.plan
-        surveyed = await survey(source, target, plan, run.run_id)
+        surveyed = await survey(source, target, plan, run.run_id, Surroundings(pools().resolve, [Path.cwd()]))
         if surveyed.errors:
             examples = any(problem.examples for problem in surveyed.errors)
             same = "the same, with the keys or the server's words," if examples else "the same"

@@ -35,7 +35,7 @@ async def check(output: Output, plan: str, sql: bool) -> Exit:
 
     loaded = load_plan(Path(plan))
     settings = Settings()
-    survey = await survey_plan(settings, loaded.plan)
+    survey = await survey_plan(settings, loaded.plan, loaded.path.parent)
     if survey.mappings:
         output.result(_table(survey))
     for line in foretold(survey.mappings, await standing_rows(settings, loaded.plan, survey)):

@@ -22,7 +22,7 @@ async def runbook(output: Output, plan: str, file: str | None) -> Exit:
     from starter.surveys import survey_plan
 
     loaded = load_plan(Path(plan))
-    survey = await survey_plan(Settings(), loaded.plan)
+    survey = await survey_plan(Settings(), loaded.plan, loaded.path.parent)
     text = render_runbook(loaded.plan, survey, {each.number: row_statements(each) for each in survey.mappings})
     if file is not None:
         Path(file).write_text(text, encoding="utf-8")

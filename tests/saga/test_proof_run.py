@@ -155,6 +155,21 @@ async def test_a_consumer_that_sees_something_else_takes_the_run_back(scene: Sce
     assert await scene.in_target("SELECT to_regclass('shop.customer')") is None
 
 
+async def test_a_consumer_that_can_not_be_asked_is_found_before_anything_is_written(scene: Scene) -> None:
+    query = {"alias": "warehouse", "query": "SELECT 1", "target": "SELECT 1"}
+    checks = [{"name": "as many", "query": query}, {"name": "fresh", "function": "no_such_module:fresh"}]
+    async with scene.worker():
+        handle = await scene.start(PLAN | {"downstream": checks})
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+    assert isinstance(failed.value.cause, ApplicationError)
+    told = failed.value.cause.message
+    assert "the survey found 2 problems; nothing was written" in told
+    assert "downstream[0].query.alias (as many): connection 'warehouse' leads nowhere" in told
+    assert "downstream[1].function (fresh): function 'no_such_module:fresh': no module" in told
+    assert await scene.in_target("SELECT count(*) FROM knarr.object") == 0
+
+
 async def test_verification_holds_while_the_source_says_that_it_is_busy(scene: Scene) -> None:
     await run_script(scene.source_dsn, "CREATE TABLE public.busy AS SELECT true AS busy")
     busy = {"pause_while": {"query": "SELECT busy FROM public.busy", "every": "1s"}}

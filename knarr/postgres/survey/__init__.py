@@ -21,6 +21,7 @@ from knarr.postgres.survey.as_is import as_is_objects
 from knarr.postgres.survey.ask import lookup
 from knarr.postgres.survey.declared import declared_objects, declared_table
 from knarr.postgres.survey.dependencies import fill_order
+from knarr.postgres.survey.downstream import Surroundings, check_downstream
 from knarr.postgres.survey.expressions import (
     check_cross,
     check_guard,
@@ -40,10 +41,16 @@ from knarr.postgres.survey.sizes import estimate
 from knarr.postgres.survey.sketches import Sketch, SketchColumn, sketch
 from knarr.postgres.survey.types import Types
 
-__all__ = ["survey"]
+__all__ = ["Surroundings", "survey"]
 
 
-async def survey(source: Connection, target: Connection, plan: Plan, run_id: str | None) -> Survey:
+async def survey(
+    source: Connection,
+    target: Connection,
+    plan: Plan,
+    run_id: str | None,
+    surroundings: Surroundings | None = None,
+) -> Survey:
     """The plan resolved against both databases, with every problem found.
 
     Args:
@@ -51,6 +58,7 @@ async def survey(source: Connection, target: Connection, plan: Plan, run_id: str
         target: a connection to the target, outside a transaction.
         plan: the plan as loaded.
         run_id: the run whose survey it is; what it made or claimed in an earlier attempt is not in the way.
+        surroundings: where downstream checks are asked from; None: they are not looked at.
 
     Returns:
         Mappings that could not be resolved are left out; then there is an error that says why.
@@ -60,10 +68,12 @@ async def survey(source: Connection, target: Connection, plan: Plan, run_id: str
         PlanError: a catalogue may not be read.
     """
     with classified("surveying both databases"):
-        return await _survey(source, target, plan, run_id)
+        return await _survey(source, target, plan, run_id, surroundings)
 
 
-async def _survey(source: Connection, target: Connection, plan: Plan, run_id: str | None) -> Survey:
+async def _survey(
+    source: Connection, target: Connection, plan: Plan, run_id: str | None, surroundings: Surroundings | None
+) -> Survey:
     problems = Problems()
     can_be_asked = await environment.check_servers(source, target, (plan.source, plan.target), problems)
     identities = await environment.identity(source), await environment.identity(target)
@@ -115,6 +125,8 @@ async def _survey(source: Connection, target: Connection, plan: Plan, run_id: st
         await check_cross(inquiry, position, check)
     for position, guard in enumerate(plan.guards):
         await check_guard(inquiry, position, guard)
+    if surroundings is not None:
+        await check_downstream(inquiry, surroundings)
     needs = fill_order(inquiry)
     filled = [one.target for one in sketches if one.target_table is not None and not one.creates]
     await check_locks(target, f"target {plan.target}", filled, problems)

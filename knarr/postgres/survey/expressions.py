@@ -9,17 +9,15 @@ from knarr.plan.names import parse_table, write_table
 from knarr.plan.problems import did_you_mean
 from knarr.postgres.identifiers import enclosed
 from knarr.postgres.session import Connection
-from knarr.postgres.survey.ask import Failure, describe, explain, refusal
+from knarr.postgres.survey.ask import Failure, refusal
 from knarr.postgres.survey.declared import index_parts
-from knarr.postgres.survey.future import is_mentioned, on_future_target, row_of
+from knarr.postgres.survey.future import columns_on, columns_on_target, on_future_target, row_of
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch
 
 _TEXT: Final = re.compile(r"'(?:[^']|'')*'")
 _NUMBERS: Final = frozenset({20, 21, 23, 700, 701, 1700})  # bigint, smallint, integer, real, double precision, numeric
-_ABSENT: Final = ("42P01", "3F000")  # a table, a schema
-_OWN_SCHEMA: Final = re.compile(r"\bknarr\s*\.")
 _SUBQUERY: Final = re.compile(r"\bselect\b", re.IGNORECASE)
 _CALLS: Final = re.compile(r'(?<![\w$])("(?:[^"]|"")+"|[A-Za-z_][\w$]*)\s*\(')
 _CLOCK: Final = re.compile(
@@ -106,19 +104,9 @@ async def check_target_side(inquiry: Inquiry, sketch: Sketch) -> None:
 async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> None:
     """A cross check: both queries run, and they have the same columns."""
     where = f"checks[{position}] ({check.name})"
-    on_source = await describe(inquiry.source, f"SELECT * FROM ({check.source}\n) AS answer")
-    if isinstance(on_source, Failure):
-        inquiry.problems.refused(f"{where}, source", on_source, expected="a query that runs on the source")
-    else:
-        forbidden = await explain(inquiry.source, check.source)
-        if isinstance(forbidden, Failure):
-            inquiry.problems.refused(f"{where}, source", forbidden, expected="a query that this role may run")
-    if any(one.broken for one in inquiry.sketches):
-        return
-    on_target = await on_future_target(inquiry, f"SELECT * FROM ({check.target}\n) AS answer")
-    if isinstance(on_target, Failure):
-        inquiry.problems.refused(f"{where}, target", on_target, expected="a query that runs on the target")
-    elif not isinstance(on_source, Failure) and len(on_source) != len(on_target):
+    on_source = await columns_on(inquiry, inquiry.source, f"{where}, source", check.source, "the source")
+    on_target = await columns_on_target(inquiry, f"{where}, target", check.target)
+    if on_source is not None and on_target is not None and len(on_source) != len(on_target):
         inquiry.problems.error(
             where,
             f"{len(on_source)} columns from the source, {len(on_target)} from the target",
@@ -133,21 +121,11 @@ async def check_guard(inquiry: Inquiry, position: int, guard: Guard) -> None:
     """
     where = f"guards[{position}].query ({guard.name})"
     side = {inquiry.plan.source: "source", inquiry.plan.target: "target"}.get(guard.on, guard.on)
-    if side not in ("source", "target") or (side == "target" and any(one.broken for one in inquiry.sketches)):
-        return
-    sql = f"SELECT * FROM ({guard.query}\n) AS answer"
-    answer = await (describe(inquiry.source, sql) if side == "source" else on_future_target(inquiry, sql))
-    if isinstance(answer, Failure):
-        if side == "target" and answer.sqlstate in _ABSENT and _OWN_SCHEMA.search(guard.query):
-            return  # the claim of the run installs it
-        inquiry.problems.refused(where, answer, expected=f"a query that runs on the {side}")
-        return
-    if not any(is_mentioned(guard.query, one.target) for one in inquiry.sketches if one.creates) or side == "source":
-        forbidden = await explain(inquiry.source if side == "source" else inquiry.target, guard.query)
-        if isinstance(forbidden, Failure):
-            inquiry.problems.refused(where, forbidden, expected="a query that this role may run")
-            return
-    if len(answer) != 1 or answer[0] not in _NUMBERS:
+    if side == "source":
+        answer = await columns_on(inquiry, inquiry.source, where, guard.query, "the source")
+    else:
+        answer = await columns_on_target(inquiry, where, guard.query) if side == "target" else None
+    if answer is not None and (len(answer) != 1 or answer[0] not in _NUMBERS):
         kind = await inquiry.target.fetchval("SELECT pg_catalog.format_type($1, NULL)", answer[0]) if answer else ""
         found = f"a column of type {kind}" if len(answer) == 1 else f"{len(answer)} columns"
         inquiry.problems.error(where, found, expected="one column, which is a number")

@@ -9,7 +9,7 @@ import pytest
 from knarr.plan.models import Plan
 from knarr.plan.resolved import STAGES, DatabaseObject, Survey
 from knarr.postgres.session import Connection, connect
-from knarr.postgres.survey import survey
+from knarr.postgres.survey import Surroundings, survey
 
 ROOT: Final = Path(__file__).parents[3]
 
@@ -42,9 +42,11 @@ def surveyed(reader: Connection, target: Connection) -> Surveyed:
 def surveys(reader: Connection, target: Connection) -> Surveyed:
     """What `surveyed` is, over these two connections."""
 
-    async def run(*mappings: dict[str, Any], run_id: str | None = None, **plan: Any) -> Survey:
+    async def run(
+        *mappings: dict[str, Any], run_id: str | None = None, around: Surroundings | None = None, **plan: Any
+    ) -> Survey:
         whole = {"name": "p", "source": "legacy", "target": "shop", "mappings": list(mappings)} | plan
-        return await survey(reader, target, Plan.model_validate(whole), run_id)
+        return await survey(reader, target, Plan.model_validate(whole), run_id, around)
 
     return run
 
