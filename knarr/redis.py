@@ -16,6 +16,11 @@ SECONDS: Final = 10.0
 LARGEST_VALUE: Final = 8 * 1024 * 1024  # bytes
 
 
+def is_address(address: SecretStr) -> bool:
+    """Whether it is meant to be a Redis server's."""
+    return address.get_secret_value().partition("://")[0] in SCHEMES
+
+
 async def get(address: SecretStr, key: str) -> str | None:
     """The string under a key; None when there is no such key.
 

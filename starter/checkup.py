@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from knarr import redis
 from knarr.errors import KnarrError
 from knarr.plan.models import Plan
 from knarr.plan.names import parse_source, parse_table
@@ -47,7 +48,7 @@ class Wanted:
 
 
 def wanted_by(plan: Plan) -> list[Wanted]:
-    """The aliases of a plan: source, target, and where its guards ask."""
+    """The aliases of a plan: source, target, and where its guards and its downstream checks ask."""
     sources = [parse_source(mapping.source) for mapping in plan.mappings]
     tables = tuple(dict.fromkeys(name.table_name for name in sources if name.table_name is not None))
     makes = [mapping.target_schema for mapping in plan.mappings if mapping.mode == "create"]
@@ -59,21 +60,25 @@ def wanted_by(plan: Plan) -> list[Wanted]:
         found = [replace(target, is_source=True, tables=tables)]
     else:
         found = [Wanted(plan.source, is_source=True, tables=tables), target]
-    others = {guard.on for guard in plan.guards} - {"source", "target", plan.source, plan.target}
-    return found + [Wanted(alias) for alias in sorted(others)]
+    others = {guard.on for guard in plan.guards} - {"source", "target"}
+    others |= {seen.alias for check in plan.downstream if (seen := check.query or check.redis) is not None}
+    return found + [Wanted(alias) for alias in sorted(others - {plan.source, plan.target})]
 
 
 async def look_at(
     connections: Connections, wanted: Wanted, *, needed: int
 ) -> tuple[list[Line], list[health.HeldLease]]:
-    """One database: can it be reached, is it what a run needs, and which runs hold tables there.
+    """One database: can it be reached, is it what a run needs, and which runs hold tables there. Or one Redis server.
 
     Args:
         needed: connections that a run's worker may open at once.
     """
     alias = wanted.alias
     try:
-        connection = await connect(connections.resolve(alias), application_name="knarr doctor", read_only=True)
+        address = connections.resolve(alias)
+        if redis.is_address(address):
+            return [Line("ok", alias, f"{await redis.greet(address)} answers")], []
+        connection = await connect(address, application_name="knarr doctor", read_only=True)
     except KnarrError as error:
         fix = error.hint or f"check the address in {CONNECTION_PREFIX}{alias.upper()}, and that the server runs"
         return [Line("fail", alias, connections.redact(error.message), fix, exit_of(error))], []

@@ -1,5 +1,6 @@
 """What `knarr doctor` asks of the target's role: what the plan needs, and not more."""
 
+import asyncio
 from typing import Any, Final
 
 import pytest
@@ -8,7 +9,8 @@ from knarr.local.cluster import Cluster
 from knarr.plan.models import Plan
 from knarr.postgres.session import connect
 from knarr.settings import Connections, Settings
-from starter.checkup import Line, look_at, wanted_by
+from starter.checkup import Line, Wanted, look_at, wanted_by
+from starter.exits import Exit
 
 MADE: Final = {"target": "made.customer", "source": "public.customer c", "key": {"id": "c.id"}, "columns": {}}
 MERGED: Final = MADE | {"target": "shop.customer", "mode": "merge"}
@@ -33,6 +35,43 @@ def test_a_schema_is_to_be_writable_only_where_the_plan_makes_something() -> Non
     assert [table.name for table in target.filled] == ["customer"]
     assert wanted_by(plan(MERGED))[1].made_in == ()
     assert wanted_by(plan(MERGED, types={"kinds.colour": ["red"]}))[1].made_in == ("kinds",)
+
+
+def test_where_downstream_checks_ask_is_looked_at_too() -> None:
+    asked = {"query": "SELECT 1", "target": "SELECT 1"}
+    checks = [
+        {"name": "a", "query": {"alias": "warehouse"} | asked},
+        {"name": "b", "query": {"alias": "shop"} | asked},
+        {"name": "c", "redis": {"alias": "cache", "key": "k", "equals": "1"}},
+        {"name": "d", "function": "m:f"},
+    ]
+    assert [each.alias for each in wanted_by(plan(MERGED, downstream=checks))] == [
+        "legacy",
+        "shop",
+        "cache",
+        "warehouse",
+    ]
+
+
+async def test_a_redis_server_is_greeted_and_not_taken_for_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("KNARR_CONNECTION_CACHE", f"redis://127.0.0.1:{port}")
+    connections = Connections.load(Settings())
+
+    [line], leases = await look_at(connections, Wanted("cache"), needed=1)
+    assert (line.outcome, line.found, leases) == ("ok", f"Redis 'cache' at 127.0.0.1:{port} answers", [])
+    server.close()
+    await server.wait_closed()
+
+    [line], _ = await look_at(connections, Wanted("cache"), needed=1)
+    assert (line.outcome, line.exit_code) == ("fail", Exit.UNREACHABLE)
+    assert line.found.startswith(f"Redis 'cache' at 127.0.0.1:{port} did not answer")
 
 
 def test_within_one_database_one_alias_is_both() -> None:
