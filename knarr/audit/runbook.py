@@ -1,5 +1,6 @@
 """The runbook of a plan: what a run will do on the target, statement by statement, and what people on duty can do."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from knarr.audit import shown
+from knarr.plan.downstream import DownstreamCheck
 from knarr.plan.models import Phase, Plan
 from knarr.plan.resolved import DatabaseObject, ResolvedMapping, Stage, Survey
 from knarr.plan.units import size_bytes
@@ -63,8 +65,9 @@ def render_runbook(plan: Plan, survey: Survey, rows: Mapping[int, Sequence[State
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        line=_line, cell=_cell, code=_code, sql=_sql, number=shown.number, size=shown.size, duration=shown.duration
-    )
+        line=_line, cell=_cell, code=_code, sql=_sql, figure=_figure, asked=_asked,
+        number=shown.number, size=shown.size, duration=shown.duration,
+    )  # fmt: skip
     objects = [*survey.objects, *(item for mapping in survey.mappings for item in mapping.objects)]
     volume = sum(mapping.estimated_bytes for mapping in survey.mappings)
     merged = sum(mapping.estimated_bytes for mapping in survey.mappings if mapping.occupied)
@@ -122,6 +125,25 @@ def _select(mapping: ResolvedMapping) -> str:
     where = f"\n WHERE {mapping.where}" if mapping.where else ""
     through = f"\n-- then through {mapping.transform}" if mapping.transform else ""
     return f"SELECT {columns.lstrip()}\n  FROM {mapping.from_clause}{where}{through}"
+
+
+def _asked(check: DownstreamCheck) -> str:
+    """What a downstream check asks, and what it must see."""
+    if check.http is not None:
+        at = f" at {_code(check.http.pointer)}" if check.http.pointer else ""
+        return f"{_code(check.http.url)} says {_code(json.dumps(check.http.equals, ensure_ascii=False))}{at}"
+    if check.query is not None:
+        return f"{_code(check.query.query)} on {check.query.alias} gives what {_code(check.query.target)} gives here"
+    if check.redis is not None:
+        held = check.redis.equals
+        must = "is gone" if held is None else f"holds {_code(json.dumps(held, ensure_ascii=False))}"
+        return f"the key {_code(check.redis.key)} of {check.redis.alias} {must}"
+    return f"the function {_code(check.function or '')} has no problem to tell"
+
+
+def _figure(value: float) -> str:
+    """A bound as people write it: 5, not 5.0."""
+    return f"{value:.0f}" if value.is_integer() else f"{value}"
 
 
 def _line(text: str) -> str:

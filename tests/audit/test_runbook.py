@@ -224,3 +224,27 @@ def test_guards_and_what_a_breach_does_are_told() -> None:
     assert HOSTILE not in paused
     taken_back = render_runbook(plan(guards=[guard], rollback={"on": ["guard"]}), survey())
     assert "a breach rolls back" in taken_back
+
+
+def test_what_is_asked_downstream_is_told_word_for_word() -> None:
+    checks = [
+        {"name": "page", "http": {"url": "http://shop/health", "pointer": "/ok", "equals": True}, "within": "2m"},
+        {"name": "many", "query": {"alias": "dwh", "query": "SELECT 1", "target": "SELECT 2"}},
+        {"name": "stale", "redis": {"alias": "cache", "key": "orders", "equals": None}},
+        {"name": "own", "function": "checks:fresh"},
+    ]
+
+    text = render_runbook(plan(downstream=checks), survey())
+
+    for told in (
+        "*page*: `http://shop/health` says `true` at `/ok`, asked again for up to 2m.\n",
+        "*many*: `SELECT 1` on dwh gives what `SELECT 2` gives here.\n",
+        "*stale*: the key `orders` of cache is gone.\n",
+        "*own*: the function `checks:fresh` has no problem to tell.\n",
+    ):
+        assert f"- Downstream, after the last phase, {told}" in text
+
+
+def test_a_bound_is_told_as_the_plan_writes_it() -> None:
+    guard = {"name": "failed", "on": "target", "query": "SELECT 1", "min": 0.5, "max": 5}
+    assert ", at least 0.5, at most 5\n" in render_runbook(plan(guards=[guard]), survey())
