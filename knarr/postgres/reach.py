@@ -14,7 +14,7 @@ from knarr.addresses import Address, shown
 from knarr.errors import KnarrError, PlanError, TransientError
 from knarr.postgres.failures import classify, numbers
 
-_AGAIN: Final = "a run tries again by itself, a command does not"
+AGAIN: Final = "a run tries again by itself, a command does not"
 _NO_WAY: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 _HUNG_UP: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
@@ -56,30 +56,30 @@ def _words(error: OSError | TimeoutError | EOFError, place: str, seconds: float)
     """What it means that connecting ended so, and what to do."""
     codes = numbers(error).keys()
     if isinstance(error, socket.gaierror):
-        return "no host of that name is known here", f"check the host in {place}, and this machine's DNS; {_AGAIN}"
+        return "no host of that name is known here", f"check the host in {place}, and this machine's DNS; {AGAIN}"
     if isinstance(error, TimeoutError):
         after = f"nobody answered within {seconds:.0f} s"
-        return after, f"check host and port in {place}, and that no firewall is between; {_AGAIN}"
+        return after, f"check host and port in {place}, and that no firewall is between; {AGAIN}"
     if errno.ECONNREFUSED in codes:
-        return "no server listens there", f"start the server, or correct host and port in {place}; {_AGAIN}"
+        return "no server listens there", f"start the server, or correct host and port in {place}; {AGAIN}"
     if codes & _NO_WAY:
-        return "there is no way to that host", f"check the host in {place}, and this machine's network; {_AGAIN}"
+        return "there is no way to that host", f"check the host in {place}, and this machine's network; {AGAIN}"
     if "rejected SSL" in str(error):
         return (
             "what answers there refuses TLS, or is no PostgreSQL server",
-            f"check host and port in {place}; where the server has no TLS, sslmode=prefer or disable; {_AGAIN}",
+            f"check host and port in {place}; where the server has no TLS, sslmode=prefer or disable; {AGAIN}",
         )
     if isinstance(error, ssl.SSLError):
-        return "TLS could not be agreed on", f"check sslmode and its certificates in {place}; {_AGAIN}"
+        return "TLS could not be agreed on", f"check sslmode and its certificates in {place}; {AGAIN}"
     if isinstance(error, EOFError | ConnectionError) or codes & _HUNG_UP:
         return (
             "what listens there hung up before it had answered",
-            f"is it the PostgreSQL server, and up? Check host and port in {place}; {_AGAIN}",
+            f"is it the PostgreSQL server, and up? Check host and port in {place}; {AGAIN}",
         )
     if isinstance(error, FileNotFoundError | PermissionError):
         lacks = "is not there" if isinstance(error, FileNotFoundError) else "may not be opened"
         return (
             f"the server's local socket {lacks}, or a file that {place} names",
-            f"start the server, or correct host, port and the ssl files in {place}; {_AGAIN}",
+            f"start the server, or correct host, port and the ssl files in {place}; {AGAIN}",
         )
-    return "the network failed", f"check host and port in {place}; {_AGAIN}"
+    return "the network failed", f"check host and port in {place}; {AGAIN}"

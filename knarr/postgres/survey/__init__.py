@@ -21,7 +21,7 @@ from knarr.postgres.survey.as_is import as_is_objects
 from knarr.postgres.survey.ask import lookup
 from knarr.postgres.survey.declared import declared_objects, declared_table
 from knarr.postgres.survey.dependencies import fill_order
-from knarr.postgres.survey.downstream import Surroundings, check_downstream
+from knarr.postgres.survey.downstream import check_downstream
 from knarr.postgres.survey.expressions import (
     check_cross,
     check_guard,
@@ -39,6 +39,7 @@ from knarr.postgres.survey.resolve import resolve_columns
 from knarr.postgres.survey.sequences import SequencePlan, plan_sequences
 from knarr.postgres.survey.sizes import estimate
 from knarr.postgres.survey.sketches import Sketch, SketchColumn, sketch
+from knarr.postgres.survey.surroundings import Surroundings
 from knarr.postgres.survey.types import Types
 
 __all__ = ["Surroundings", "survey"]

@@ -7,22 +7,14 @@ said to be so, as a warning.
 import asyncio
 import inspect
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from knarr.errors import KnarrError, PlanError
-from knarr.plan.downstream import DownstreamCheck, OtherQuery
-from knarr.postgres import session
-from knarr.postgres.failures import classified
-from knarr.postgres.session import Connection
-from knarr.postgres.survey.future import columns_on, columns_on_target
+from knarr.plan.downstream import OtherQuery
+from knarr.postgres.survey.future import columns_on_target
 from knarr.postgres.survey.inquiry import Inquiry
-from knarr.postgres.transform import load_function
+from knarr.postgres.survey.surroundings import Surroundings, columns_at, imported, refused_by
 from knarr.redis import greet
 from knarr.settings import CONNECTION_PREFIX
 
@@ -30,61 +22,27 @@ LOOKUP_SECONDS: Final = 5.0
 _REDIS: Final = "redis://host:6379/0"
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What of this process the downstream checks of a plan need."""
-
-    resolve: Callable[[str], SecretStr]
-    """The address behind an alias; raises PlanError where it leads nowhere."""
-    folders: Sequence[Path]
-    """Where the module of a plan's function may lie, beside PYTHONPATH: the first in which it is found counts."""
-
-
 async def check_downstream(inquiry: Inquiry, surroundings: Surroundings) -> None:
-    """Every downstream check of the plan; each alias of a database is connected to once.
+    """Every downstream check of the plan.
 
     Raises:
         TransientError: a connection was lost after it had been made.
     """
-    queries: dict[str, list[tuple[str, OtherQuery]]] = {}
     for position, check in enumerate(inquiry.plan.downstream):
         place = f"downstream[{position}].{{}} ({check.name})"
         if check.query is not None:
-            queries.setdefault(check.query.alias, []).append((place, check.query))
+            await _check_query(inquiry, surroundings, place, check.query)
         elif check.redis is not None:
             await _check_redis(inquiry, surroundings, place.format("redis.alias"), check.redis.alias)
         elif check.http is not None:
             await _check_host(inquiry, place.format("http.url"), check.http.url)
         else:
-            await _check_function(inquiry, surroundings, place.format("function"), check)
-    for alias, asked in queries.items():
-        await _check_queries(inquiry, surroundings, alias, asked)
+            await _check_function(inquiry, surroundings, place.format("function"), check.function or "")
 
 
-async def _check_queries(
-    inquiry: Inquiry, surroundings: Surroundings, alias: str, asked: list[tuple[str, OtherQuery]]
-) -> None:
-    try:
-        other = await session.connect(surroundings.resolve(alias), application_name="knarr survey", read_only=True)
-    except KnarrError as error:
-        for place, query in asked:
-            _cannot(inquiry, place.format("query.alias"), error, "a PostgreSQL database that can be reached")
-            await columns_on_target(inquiry, place.format("query.target"), query.target)
-        return
-    try:
-        for place, query in asked:
-            with classified(f"asking '{alias}' about a downstream check"):
-                await _check_query(inquiry, place, query, other)
-    finally:
-        await session.end(other)
-
-
-async def _check_query(inquiry: Inquiry, place: str, query: OtherQuery, other: Connection) -> None:
-    where = place.format("query.query")
-    if query.alias == inquiry.plan.target:
-        there = await columns_on_target(inquiry, where, query.query)
-    else:
-        there = await columns_on(inquiry, other, where, query.query, query.alias, a_copy=True)
+async def _check_query(inquiry: Inquiry, surroundings: Surroundings, place: str, query: OtherQuery) -> None:
+    named_at, where = place.format("query.alias"), place.format("query.query")
+    there = await columns_at(inquiry, surroundings, query.alias, query.query, named_at=named_at, where=where)
     here = await columns_on_target(inquiry, place.format("query.target"), query.target)
     if there is not None and here is not None and len(there) != len(here):
         inquiry.problems.error(
@@ -104,7 +62,7 @@ async def _check_redis(inquiry: Inquiry, surroundings: Surroundings, where: str,
     try:
         await greet(address)
     except KnarrError as error:
-        _cannot(inquiry, where, error, "a Redis server that answers")
+        refused_by(inquiry, where, error, "a Redis server that answers")
 
 
 async def _check_host(inquiry: Inquiry, where: str, url: str) -> None:
@@ -124,14 +82,10 @@ async def _check_host(inquiry: Inquiry, where: str, url: str) -> None:
         )
 
 
-async def _check_function(inquiry: Inquiry, surroundings: Surroundings, where: str, check: DownstreamCheck) -> None:
-    """Imports the module, as the check will; the function is not called."""
-    name = check.function or ""
+async def _check_function(inquiry: Inquiry, surroundings: Surroundings, where: str, name: str) -> None:
     expected = "a Python function that is called without arguments"
-    try:
-        function = await asyncio.to_thread(_loaded, name, surroundings.folders)
-    except KnarrError as error:
-        _cannot(inquiry, where, error, expected)
+    function = await imported(inquiry, surroundings, where, name, expected)
+    if function is None:
         return
     if inspect.iscoroutinefunction(function):
         inquiry.problems.error(where, f"function '{name}' is async", expected=expected, hint="def, not async def")
@@ -141,17 +95,3 @@ async def _check_function(inquiry: Inquiry, surroundings: Surroundings, where: s
         inquiry.problems.error(where, f"function '{name}' wants arguments", expected=expected)
     except ValueError:
         return  # one that is not written in Python tells nobody what it takes
-
-
-def _loaded(name: str, folders: Sequence[Path]) -> Callable[..., object]:
-    for position, folder in enumerate(folders, start=1):
-        try:
-            return load_function(name, folder)
-        except PlanError:
-            if position == len(folders):
-                raise
-    raise ValueError("no folder in which a function could lie")
-
-
-def _cannot(inquiry: Inquiry, where: str, error: KnarrError, expected: str) -> None:
-    inquiry.problems.error(where, error.message, expected=expected, hint=error.hint, examples=error.detail)
