@@ -11,7 +11,6 @@ rows of views and foreign tables, transforms, tables that the mapping shares. An
 server was restored to an earlier time and has gone on past the border since.
 """
 
-import re
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -22,10 +21,12 @@ from knarr.postgres.failures import classified
 from knarr.postgres.identifiers import qualified, quote
 from knarr.postgres.session import Connection
 from knarr.verify.at_once import both
+from knarr.verify.canonical import actual_value, expected_value
 from knarr.verify.checksum import Relation
-from knarr.verify.expected import actual_rows, expected_rows
+from knarr.verify.expected import actual_rows, expected_rows, target_scope
 from knarr.verify.models import CheckResult
 from knarr.verify.snapshot import snapshot
+from knarr.verify.steady import why_unsteady
 
 HAS_VERDICTS: Final = "SELECT to_regclass('knarr.verdict') IS NOT NULL"
 NEWEST: Final = """
@@ -59,24 +60,6 @@ SELECT c.relkind::text AS kind, coalesce(a.amname, 'heap') = 'heap' AS heap
   FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam
  WHERE c.oid = to_regclass($1)
 """
-# Of these names at least one function depends on more than its arguments.
-UNSTEADY: Final = """
-SELECT proname::text FROM pg_proc WHERE proname = ANY($1::text[])
- GROUP BY proname HAVING NOT bool_and(provolatile = 'i') ORDER BY 1
-"""
-
-_TEXT: Final = re.compile(r"'(?:[^']|'')*'")
-_SUBQUERY: Final = re.compile(r"\bselect\b", re.IGNORECASE)
-_CALLS: Final = re.compile(r'(?<![\w$])("(?:[^"]|"")+"|[A-Za-z_][\w$]*)\s*\(')
-_NOW: Final = re.compile(
-    r"'\s*(now|today|tomorrow|yesterday)\b|\b(current_\w+|session_user|localtime(stamp)?)\b", re.IGNORECASE
-)
-# Stable only because they look at settings, which are pinned.
-_PINNED: Final = frozenset(
-    {"to_char", "to_date", "to_timestamp", "to_number", "date_trunc", "date_part", "extract", "concat", "concat_ws"}
-    | {"format", "timezone", "date", "timestamptz", "timestamp", "text", "quote_literal", "to_json", "to_jsonb"}
-    | {"json_build_object", "jsonb_build_object", "json_build_array", "jsonb_build_array", "array_to_string"}
-)
 
 
 @dataclass(frozen=True)
@@ -150,21 +133,13 @@ async def why_not(baseline: Baseline, source: Connection, target: Connection, ma
         row = await connection.fetchrow(KIND, qualified(table))
         if row is None or row["kind"] not in ("r", "p") or not row["heap"]:
             return f"{table} is no ordinary table"
-    for sql in [column.expression for column in mapping.columns] + [mapping.where or "", mapping.scope or ""]:
-        if reason := await _unsteady(source, sql):
-            return f"{reason}: {sql[:80]}"
-    return ""
-
-
-async def _unsteady(source: Connection, sql: str) -> str:
-    bare = _TEXT.sub("''", sql)
-    if _SUBQUERY.search(bare):
-        return "a subquery reads other rows"
-    if _NOW.search(sql):
-        return "it depends on when it is asked"
-    called = {name.strip('"') if name.startswith('"') else name.lower() for name in _CALLS.findall(bare)}
-    names = [row["proname"] for row in await source.fetch(UNSTEADY, sorted(called - _PINNED))]
-    return f"{names[0]}() may depend on more than the row" if names else ""
+    expected = [(column.expression, expected_value(column).hashed) for column in mapping.columns]
+    expected += [(mapping.where, mapping.where)] if mapping.where else []
+    if reason := await why_unsteady(source, mapping.from_clause, expected):
+        return reason
+    actual = [(column.name, actual_value(column).hashed) for column in mapping.columns]
+    actual += [(scope, scope) for scope in target_scope(mapping)]
+    return await why_unsteady(target, qualified(mapping.target), actual)
 
 
 def _what_counts(mapping: ResolvedMapping) -> object:
