@@ -38,6 +38,9 @@ class ResolvedColumn(Frozen):
     category: Literal["builtin", "enum", "other"] = Field(description="how to cast: enum and other go as text")
     not_null: bool
     collatable: bool
+    uncuttable: bool = Field(
+        default=False, description="in a key: no range may end between two values of it (knarr.postgres.survey.cuts)"
+    )
 
 
 class ResolvedSequence(Frozen):

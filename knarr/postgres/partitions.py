@@ -21,6 +21,7 @@ SAMPLE_PER_PARTITION: Final = 200  # keys; sizes then differ by some 7 % (1 / sq
 BLOCKS_PER_PARTITION: Final = 50
 BLOCK_BYTES: Final = 8192
 MOST_PARTITIONS: Final = 100_000
+FIRST_TEXT: Final = ""
 LIKELY_ROW_BYTES: Final = 100  # for a table that was never analysed
 
 # The lowest key of each bucket but the first, in the order in which the predicates compare.
@@ -58,14 +59,15 @@ COUNT_ALL: Final = "SELECT mapping, count(*) AS parts FROM knarr.partition WHERE
 async def plan_partitions(source: Connection, mapping: ResolvedMapping, partition_bytes: int) -> list[Partition]:
     """Cuts a mapping into contiguous key ranges of about `partition_bytes` each; one when it is small or has no key.
 
-    The bounds decide only how even the pieces are. Whatever they are, each row is in exactly one piece.
+    The bounds decide only how even the pieces are. Whatever they are, each row is in exactly one piece; that equal keys
+    are too, where they may differ in their bytes, is why there are none between two values of some columns.
 
     Raises:
         PlanError: the plan's expressions do not work on the source.
         TransientError: the source was in the way.
     """
     pieces = min(math.ceil(mapping.estimated_bytes / partition_bytes), MOST_PARTITIONS)
-    if pieces < 2 or not mapping.key:
+    if pieces < 2 or not _cuttable(mapping):
         return _between(mapping, [])
     with classified(f"finding the partitions of {mapping.name}"):
         async with source.transaction(isolation="repeatable_read", readonly=True):
@@ -108,11 +110,23 @@ async def _cut(source: Connection, mapping: ResolvedMapping, pieces: int, table:
         where=source_where(mapping, sample),
     )
     bounds: list[list[str]] = []
+    cuttable = _cuttable(mapping)
     for row in await source.fetch(query):
-        bound = list(row)
+        # Before the first text there is: where the columns that can be cut begin to have these values.
+        bound = [*list(row)[:cuttable], *[FIRST_TEXT] * (len(key) - cuttable)]
         if not bounds or bounds[-1] != bound:
             bounds.append(bound)
     return bounds
+
+
+def _cuttable(mapping: ResolvedMapping) -> int:
+    """How many of the key's columns, from the first, have values between which a range may end."""
+    for place, column in enumerate(mapping.key):
+        if column.uncuttable:
+            # The rest must have a lowest value that can be written down, and only what is compared as text has one.
+            rest = source_key(mapping)[place:]
+            return place if all(later.collatable and not later.type.endswith("[]") for later in rest) else 0
+    return len(mapping.key)
 
 
 def _collated(name: str, column: KeyColumn) -> str:

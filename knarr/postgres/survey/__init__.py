@@ -19,6 +19,7 @@ from knarr.postgres.session import Connection
 from knarr.postgres.survey import environment, left_behind, occupancy, privileges
 from knarr.postgres.survey.as_is import as_is_objects
 from knarr.postgres.survey.ask import lookup
+from knarr.postgres.survey.cuts import find_uncuttable, tell_of_cuts
 from knarr.postgres.survey.declared import declared_objects, declared_table
 from knarr.postgres.survey.dependencies import fill_order
 from knarr.postgres.survey.downstream import check_downstream
@@ -117,6 +118,8 @@ async def _survey(
             await check_target_side(inquiry, one)
         if not one.broken and not one.unreadable:
             sizes[one.number] = await estimate(inquiry, one)
+            await find_uncuttable(inquiry, one)
+            tell_of_cuts(inquiry, one, sizes[one.number][1])
     for one in sketches:
         if not one.broken and not one.unreadable:  # the estimate may have found out
             await check_keys(inquiry, one)
@@ -187,7 +190,7 @@ def _resolved(
         source_alias=one.alias,
         from_clause=one.from_clause,
         where=one.mapping.where,
-        key=[_resolved_column(column) for column in one.key],
+        key=[_resolved_column(column, uncuttable=column.name in one.uncuttable) for column in one.key],
         columns=[_resolved_column(column) for column in one.copied],
         mode=one.mapping.mode,
         binary=transform is None and all(column.category != "other" for column in one.copied),
@@ -210,7 +213,7 @@ def _resolved(
     )
 
 
-def _resolved_column(column: SketchColumn) -> ResolvedColumn:
+def _resolved_column(column: SketchColumn, *, uncuttable: bool = False) -> ResolvedColumn:
     assert column.expression is not None
     return ResolvedColumn(
         name=column.name,
@@ -221,4 +224,5 @@ def _resolved_column(column: SketchColumn) -> ResolvedColumn:
         category=column.category,
         not_null=column.not_null,
         collatable=column.collatable,
+        uncuttable=uncuttable,
     )

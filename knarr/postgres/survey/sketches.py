@@ -61,6 +61,8 @@ class Sketch:
     wildcard: bool
     columns: list[SketchColumn] = field(default_factory=list)
     key: list[SketchColumn] = field(default_factory=list)
+    uncuttable: dict[str, str] = field(default_factory=dict)
+    """Key columns whose ranges can't be cut, and what is the matter with each."""
     broken: bool = False
     """An error keeps its columns from being known; what depends on them is not asked."""
     unreadable: bool = False
