@@ -76,6 +76,25 @@ async def returned(scene: Scene) -> WorkflowHandle[Any, Any]:
     return await failed(handle)
 
 
+async def halted(scene: Scene) -> WorkflowHandle[Any, Any]:
+    """Back to the canary while everyone is copied, so that children are cancelled under a deadline; then forward."""
+    canary = {"shop.customer": "c.c_id % 10 = 0", "shop.order": "o.o_customer % 10 = 0"}
+    changed = {
+        "rollout": [{"phase": "canary", "where": canary}, {"phase": "everyone"}],
+        "rollback": {"on": ["verification", "deadline 6h"]},
+        "limits": {"partition_size": "8KiB"},
+    }
+    handle = await scene.start(PLAN | changed)
+    status = await scene.until(handle, "running")
+    while not (status.phase == "everyone" and status.rows > 2_200):
+        status = await scene.until(handle, "running")
+    await handle.execute_update("rollback", RollbackOrder(actor="tester", reason="a second thought", to="canary"))
+    await scene.until(handle, "at checkpoint")
+    await scene.order(handle, "resume")
+    await handle.result()
+    return handle
+
+
 async def rolled_back(scene: Scene) -> WorkflowHandle[Any, Any]:
     """A difference planted before verification: the run takes itself back."""
     handle = await scene.start(pause_before=["verify"])
@@ -108,7 +127,7 @@ async def failed(handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
     raise RuntimeError("the run succeeded")
 
 
-PLAYS: Final[list[Play]] = [completed, phased, returned, rolled_back, aborted, refused]
+PLAYS: Final[list[Play]] = [completed, phased, returned, halted, rolled_back, aborted, refused]
 
 
 async def record(address: str, play: Play) -> None:
