@@ -26,6 +26,7 @@ from knarr.postgres.survey.downstream import check_downstream
 from knarr.postgres.survey.expressions import (
     check_cross,
     check_guard,
+    check_pause,
     check_phases,
     check_source_side,
     check_target_side,
@@ -40,7 +41,7 @@ from knarr.postgres.survey.resolve import resolve_columns
 from knarr.postgres.survey.sequences import SequencePlan, plan_sequences
 from knarr.postgres.survey.sizes import estimate
 from knarr.postgres.survey.sketches import Sketch, SketchColumn, sketch
-from knarr.postgres.survey.surroundings import Surroundings
+from knarr.postgres.survey.surroundings import Surroundings, check_transforms
 from knarr.postgres.survey.types import Types
 
 __all__ = ["Surroundings", "survey"]
@@ -128,8 +129,10 @@ async def _survey(
     for position, check in enumerate(plan.checks):
         await check_cross(inquiry, position, check)
     for position, guard in enumerate(plan.guards):
-        await check_guard(inquiry, position, guard)
+        await check_guard(inquiry, position, guard, surroundings)
+    await check_pause(inquiry, surroundings)
     if surroundings is not None:
+        await check_transforms(inquiry, surroundings)
         await check_downstream(inquiry, surroundings)
     needs = fill_order(inquiry)
     filled = [one.target for one in sketches if one.target_table is not None and not one.creates]

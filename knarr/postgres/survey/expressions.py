@@ -15,9 +15,11 @@ from knarr.postgres.survey.future import columns_on, columns_on_target, on_futur
 from knarr.postgres.survey.inquiry import Inquiry
 from knarr.postgres.survey.resolve import primary_key_columns
 from knarr.postgres.survey.sketches import Sketch
+from knarr.postgres.survey.surroundings import Surroundings, columns_at
 
 _TEXT: Final = re.compile(r"'(?:[^']|'')*'")
 _NUMBERS: Final = frozenset({20, 21, 23, 700, 701, 1700})  # bigint, smallint, integer, real, double precision, numeric
+_BOOLEAN: Final = frozenset({16})
 _SUBQUERY: Final = re.compile(r"\bselect\b", re.IGNORECASE)
 _CALLS: Final = re.compile(r'(?<![\w$])("(?:[^"]|"")+"|[A-Za-z_][\w$]*)\s*\(')
 _CLOCK: Final = re.compile(
@@ -114,21 +116,36 @@ async def check_cross(inquiry: Inquiry, position: int, check: CrossCheck) -> Non
         )
 
 
-async def check_guard(inquiry: Inquiry, position: int, guard: Guard) -> None:
-    """A guard's query runs where it is to be asked, and gives one column of numbers.
+async def check_guard(inquiry: Inquiry, position: int, guard: Guard, surroundings: Surroundings | None) -> None:
+    """A guard's query runs where it is to be asked, and gives one column of numbers."""
+    where, named_at = f"guards[{position}].query ({guard.name})", f"guards[{position}].on ({guard.name})"
+    answer = await columns_at(
+        inquiry, surroundings, _alias(inquiry, guard.on), guard.query, named_at=named_at, where=where
+    )
+    await _check_one(inquiry, where, answer, _NUMBERS, "one column, which is a number")
 
-    One on a further connection is not tried: the survey has none to it.
-    """
-    where = f"guards[{position}].query ({guard.name})"
-    side = {inquiry.plan.source: "source", inquiry.plan.target: "target"}.get(guard.on, guard.on)
-    if side == "source":
-        answer = await columns_on(inquiry, inquiry.source, where, guard.query, "the source")
-    else:
-        answer = await columns_on_target(inquiry, where, guard.query) if side == "target" else None
-    if answer is not None and (len(answer) != 1 or answer[0] not in _NUMBERS):
+
+async def check_pause(inquiry: Inquiry, surroundings: Surroundings | None) -> None:
+    """The query that holds verification runs where it is to be asked, and gives one boolean."""
+    busy, place = inquiry.plan.verification.pause_while, "verification.pause_while"
+    if busy is None:
+        return
+    alias, where = _alias(inquiry, busy.on), f"{place}.query"
+    answer = await columns_at(inquiry, surroundings, alias, busy.query, named_at=f"{place}.on", where=where)
+    await _check_one(inquiry, where, answer, _BOOLEAN, "one column, which is a boolean")
+
+
+def _alias(inquiry: Inquiry, on: str) -> str:
+    return {"source": inquiry.plan.source, "target": inquiry.plan.target}.get(on, on)
+
+
+async def _check_one(
+    inquiry: Inquiry, where: str, answer: list[int] | None, wanted: frozenset[int], expected: str
+) -> None:
+    if answer is not None and (len(answer) != 1 or answer[0] not in wanted):
         kind = await inquiry.target.fetchval("SELECT pg_catalog.format_type($1, NULL)", answer[0]) if answer else ""
         found = f"a column of type {kind}" if len(answer) == 1 else f"{len(answer)} columns"
-        inquiry.problems.error(where, found, expected="one column, which is a number")
+        inquiry.problems.error(where, found, expected=expected)
 
 
 async def _check_comparable(inquiry: Inquiry, sketch: Sketch, path: str, foreign_key: ForeignKey) -> None:

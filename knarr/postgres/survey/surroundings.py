@@ -60,6 +60,14 @@ async def columns_at(
         await session.end(other)
 
 
+async def check_transforms(inquiry: Inquiry, surroundings: Surroundings) -> None:
+    """The functions that rows go through can be imported: else the first copy would fail, with the tables made."""
+    for one in inquiry.sketches:
+        if (transform := one.mapping.transform) is not None:
+            expected = "a Python function that takes rows and gives rows back"
+            await imported(inquiry, surroundings, one.where("transform"), transform.function, expected)
+
+
 async def imported(
     inquiry: Inquiry, surroundings: Surroundings, where: str, name: str, expected: str
 ) -> Callable[..., object] | None:

@@ -193,6 +193,21 @@ async def test_a_function_is_imported_and_not_called(
     assert [one[1] for one in told(found)] == wanted
 
 
+async def test_the_function_of_a_mapping_is_imported_too(
+    surveyed: Surveyed, source: Connection, around: Surroundings
+) -> None:
+    await source.execute(AUTHORS)
+    module = f"survey_downstream_{next(MODULES)}"
+    (around.folders[0] / f"{module}.py").write_text("def clean(rows):\n    return rows")
+
+    async def found(function: str) -> list[str]:
+        transform = {"function": f"{module}:{function}", "columns": ["name"]}
+        return [one[0] for one in told(await surveyed(MOVED | {"transform": transform}, around=around))]
+
+    assert await found("clean") == []
+    assert await found("clear") == ["mappings[0].transform (shop.author)"]
+
+
 @pytest.fixture
 async def redis() -> AsyncIterator[str]:
     """The address of a server that answers a PING and nothing else."""

@@ -1,10 +1,14 @@
 """Guards are asked of the databases before a run begins: each must run, be allowed and give one number."""
 
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pydantic import SecretStr
 
 from knarr.postgres.session import Connection
+from knarr.postgres.survey import Surroundings
+from knarr.settings import Connections
 from tests.postgres.survey.conftest import Surveyed, told
 
 AUTHORS: Final = (
@@ -91,3 +95,39 @@ async def test_guards_that_can_be_asked_are_no_problem(
     found = await surveyed(MOVED, guards=asked)
 
     assert told(found) == []
+
+
+async def test_a_guard_on_a_further_connection_is_tried_there(
+    surveyed: Surveyed, source: Connection, source_dsn: str
+) -> None:
+    await source.execute(AUTHORS)
+    connections = Connections({"warehouse": SecretStr(source_dsn)}, Path("knarr.toml"))
+    asked = [
+        guard("SELECT count(*) FROM public.author", "warehouse", "well"),
+        guard("SELECT count(*) FROM public.custmer", "warehouse", "mistyped"),
+        guard("SELECT count(*) FROM public.author", "warehous", "nowhere"),
+    ]
+
+    found = told(await surveyed(MOVED, guards=asked, around=Surroundings(connections.resolve, [])))
+
+    assert [one[0] for one in found] == ["guards[1].query (mistyped)", "guards[2].on (nowhere)"]
+    assert found[0][1] == 'relation "public.custmer" does not exist (at public.custmer)'
+    assert found[1][1].startswith("connection 'warehous' leads nowhere")
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("SELECT count(*) > 9 FROM pg_stat_activity", None),
+        ("SELECT count(*) FROM pg_stat_activity", "a column of type bigint"),
+        ("SELECT busy FROM public.nosuch", 'relation "public.nosuch" does not exist (at public.nosuch)'),
+    ],
+)
+async def test_what_holds_verification_is_tried_too(
+    query: str, problem: str | None, surveyed: Surveyed, source: Connection
+) -> None:
+    await source.execute(AUTHORS)
+
+    found = told(await surveyed(MOVED, verification={"pause_while": {"query": query, "on": "source"}}))
+
+    assert [one[:2] for one in found] == ([] if problem is None else [("verification.pause_while.query", problem)])
