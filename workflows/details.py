@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import quote
 
 from knarr.wording import counted, spoken
+from workflows.asked import asked
 from workflows.messages import MappingProgress, Progress
 
 # The Web UI asks for the rendered text by a URL that holds all of it, and proxies cut a URL at 8 kB.
@@ -27,10 +28,13 @@ def current_details(progress: Progress, phases: Sequence[str], namespace: str) -
     """
     status = progress.status
     parts = [f"**{status.state}**{_phase(status.phase, phases)} · {status.step or 'starting'}"]
-    if status.waiting_for:
-        parts.append(f"> waits for {status.waiting_for}")
-    if status.message:
-        parts.append(_quiet(status.message))
+    if status.state == "waiting for a person" and status.message:
+        parts.append(asked(status.message, status.waiting_for))
+    else:
+        if status.waiting_for:
+            parts.append(f"> waits for {status.waiting_for}")
+        if status.message:
+            parts.append(_quiet(status.message))
     if progress.mappings:
         parts.append(_copied(progress))
     if at_work := _at_work(progress, namespace):

@@ -139,3 +139,39 @@ def test_what_a_row_holds_is_no_markup() -> None:
     text = shown(progress(message="expected <img src=x>, found **bold** [link](http://x) `code`\nsecond line"))
     assert r"\<img src=x\>" in text
     assert r"\*\*bold\*\* \[link\](http://x) \`code\`<br>second line" in text
+
+
+OTHERS = f"""can't take back: shop.customer · its rows: shop.customer holds 25,001 rows, the ledger says that the run \
+put 25,000 there; 1 of them show transactions that are not the run's: somebody else has written to it
+Next: look at them: SELECT t.* FROM "shop"."customer" AS t WHERE knarr.full_xid(t.xmin) NOT IN (SELECT u.id FROM \
+knarr.written AS u WHERE u.run_id = '{RUN}' AND u.mapping = 0); then on the target: as the run's own role: \
+SELECT knarr.decide('{RUN}', 'shop.customer', 'keep theirs', WHO, WHY) (they stay) or as the run's own role: \
+SELECT knarr.decide('{RUN}', 'shop.customer', 'restore ours', WHO, WHY) (they go too), and retry; nothing was changed"""
+ANSWERS = f"`knarr retry {RUN} --stop 1 --reason ...` or `knarr skip {RUN} --stop 1 --reason ...`"
+
+
+def test_a_question_comes_first_and_each_statement_that_answers_it_is_whole_on_a_line_of_its_own() -> None:
+    now = progress(mapping(0), state="waiting for a person", message=OTHERS, waiting_for=ANSWERS)
+
+    state, block = shown(now).split("\n\n")[:2]
+
+    assert state.startswith("**waiting for a person**")
+    lines = block.splitlines()
+    assert (lines[0], lines[-1]) == ("```", "```")
+    assert f"  SELECT knarr.decide('{RUN}', 'shop.customer', 'keep theirs', WHO, WHY)" in lines
+    assert f"  SELECT knarr.decide('{RUN}', 'shop.customer', 'restore ours', WHO, WHY)" in lines
+    assert any(line.startswith('  SELECT t.* FROM "shop"."customer"') and line.endswith("= 0)") for line in lines)
+    assert lines[-3:-1] == [f"  knarr retry {RUN} --stop 1 --reason ...", f"  knarr skip {RUN} --stop 1 --reason ..."]
+    assert lines[1].startswith("can't take back: ")
+
+
+def test_of_a_question_that_is_too_long_the_statements_that_answer_stay_whole() -> None:
+    found = OTHERS.replace("u.mapping = 0", f"u.mapping = 0 AND {'x' * 2_000}").replace("somebody", "somebody " * 300)
+    text = shown(progress(mapping(0), state="waiting for a person", message=f"```{found}", waiting_for=ANSWERS))
+
+    assert len(text) <= LONGEST
+    lines = text.splitlines()
+    assert f"  SELECT knarr.decide('{RUN}', 'shop.customer', 'restore ours', WHO, WHY)" in lines
+    assert f"  knarr retry {RUN} --stop 1 --reason ..." in lines
+    assert "xxx" not in text
+    assert text.count("```") % 2 == 0
