@@ -21,7 +21,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.models import CopyProgress, VerifyProgress
 from knarr.wording import counted
 from starter.exits import Exit
-from starter.runs import RunHandle, state_of
+from starter.runs import OUTSIDE, RunHandle, state_of, ways_out
+from workflows.controls import ENDED
 from workflows.messages import Progress, State, Status
 
 POLL_SECONDS: Final = 0.5
@@ -61,9 +62,19 @@ class Snapshot:
         return self.status is WorkflowExecutionStatus.RUNNING
 
     @property
+    def lost(self) -> bool:
+        """Whether the workflow was ended from outside: what the run says of itself no longer holds."""
+        return self.status in OUTSIDE and self.told not in ENDED
+
+    @property
     def state(self) -> str:
-        """The run's own word for where it is."""
-        return self.progress.status.state if self.progress else self.told
+        """The run's own word for where it is; how its workflow was ended, where it could not say that."""
+        return self.progress.status.state if self.progress and not self.lost else self.told
+
+    @property
+    def waiting_for(self) -> str:
+        """What the run waits for."""
+        return self.progress.status.waiting_for if self.progress and not self.lost else ""
 
     def rows_of(self, mapping: int) -> int:
         """Rows committed and rows under way."""
@@ -80,6 +91,8 @@ class Ending:
     exit_code: Exit
     message: str
     status: Status | None
+    lost: bool = False
+    """Its workflow was ended from outside, and did not end the run."""
 
 
 async def snapshots(client: Client, handle: RunHandle, *, every: float = POLL_SECONDS) -> AsyncIterator[Snapshot]:
@@ -192,7 +205,10 @@ async def how_it_ended(handle: RunHandle, seen: Snapshot) -> Ending:
             return Ending(Exit.ABORTED, status.message if "NOT TAKEN BACK" in status.message else back, status)
         if isinstance(cause, ApplicationError):
             return Ending(ENDED_BY.get(cause.type or "", Exit.UNEXPECTED), cause.message, status)
-        return Ending(Exit.UNEXPECTED, f"the run ended as {seen.status.name.lower()}: {cause}", status)
+        told = f"the run ended as {seen.status.name.lower().replace('_', ' ')}: {cause}"
+        if seen.lost:
+            told += f"\nwhat it did stands, and it holds its tables\nnext: {ways_out(seen.run_id)}"
+        return Ending(Exit.UNEXPECTED, told, status, lost=seen.lost)
     return Ending(Exit.DONE, f"completed: {result.rows:,} rows moved and verified", result)
 
 

@@ -5,8 +5,9 @@ from temporalio.service import RPCError
 
 from starter.exits import Exit
 from starter.failures import StarterError
+from starter.lost import refusal
 from starter.ordering import ANSWER_WITHIN, until_named
-from starter.runs import RunHandle, state_of
+from starter.runs import RunHandle
 from workflows.controls import Controls, how_far
 from workflows.messages import Order, RollbackOrder, Status
 
@@ -74,7 +75,7 @@ def held_against(status: Status, action: str, order: Order) -> Order:
 async def _refuse_if_ended(handle: RunHandle, action: str) -> None:
     description = await handle.describe()
     if description.status not in {None, WorkflowExecutionStatus.RUNNING}:
-        raise _refused(handle.id, action, f"the run has ended: {state_of(description)}")
+        raise await refusal(handle, action, description)
 
 
 def _refused(run_id: str, action: str, reason: str) -> StarterError:

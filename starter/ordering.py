@@ -19,6 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from starter.checkpoints import knows_its_mappings
 from starter.exits import Exit
 from starter.failures import StarterError
+from starter.lost import refusal
 from starter.runs import RunHandle
 from workflows.messages import SIGNALS, Accepted, Order, Progress, RollbackOrder
 
@@ -54,9 +55,7 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
         return await _leave(handle, action, order, error)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            raise StarterError(
-                Exit.REFUSED, f"{action} is refused: the run has ended", hint=f"knarr status {handle.id}"
-            ) from error
+            raise await refusal(handle, action) from error
         if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
             return await _leave(handle, action, order, error)
         raise

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import (
@@ -35,6 +35,9 @@ TARGET: Final = SearchAttributeKey.for_keyword("KnarrTarget")
 
 PLAN_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 RUN_ID: Final = re.compile(r"^(?P<plan>[a-z0-9][a-z0-9-]{0,62})/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ$")
+
+# How a workflow ends that could not end its run.
+OUTSIDE: Final = frozenset({WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT})
 
 # Steps that a run can be told to pause before, as workflows/ names its gates.
 STEPS: Final = ("survey", "copy", "build", "foreign keys", "verify", "checkpoint", "seal")
@@ -146,6 +149,11 @@ async def find_open(client: Client, plan: str) -> Run | None:
     return next(iter(await _query(client, f'{PLAN.name} = "{plan}" AND ExecutionStatus = "Running"')), None)
 
 
+async def open_on(client: Client, target: str) -> list[Run]:
+    """The open runs that write to a target, by its alias."""
+    return await _query(client, f'{TARGET.name} = "{target}" AND ExecutionStatus = "Running"')
+
+
 async def listed(client: Client, *, plan: str | None = None) -> list[Run]:
     """Runs, newest first; of one plan if it is named."""
     return await _query(client, f'{PLAN.name} = "{plan}"' if plan else "")
@@ -166,6 +174,21 @@ def state_of(execution: WorkflowExecution) -> str:
     if execution.status in {None, WorkflowExecutionStatus.RUNNING} or state in ENDED:
         return state
     return execution.status.name.lower().replace("_", " ") if execution.status else state
+
+
+def is_lost(execution: WorkflowExecution) -> bool:
+    """Whether its workflow was ended from outside, as by `temporal workflow terminate`: the run was not ended by it."""
+    return execution.status in OUTSIDE and state_of(execution) not in ENDED
+
+
+def ways_out(run_id: str, *, first: Literal["unwind", "complete"] = "unwind") -> str:
+    """The commands that end a run without its workflow; `complete` tells itself what it refuses."""
+    says = {
+        "unwind": f"take it back: knarr doctor --unwind {run_id} --reason ...",
+        "complete": f"let it stand, if it was sealed: knarr doctor --complete {run_id} --reason ...",
+    }
+    other: Final = "complete" if first == "unwind" else "unwind"
+    return f"{says[first]}   or {says[other]}"
 
 
 def _run(execution: WorkflowExecution) -> Run:
@@ -194,7 +217,7 @@ async def find(client: Client, name: str) -> RunHandle:
             await handle.describe()
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                raise _unknown(name) from error
+                raise _unknown(name, known_elsewhere=True) from error
             raise
         return handle
     if not PLAN_NAME.match(name):
@@ -205,9 +228,10 @@ async def find(client: Client, name: str) -> RunHandle:
     return client.get_workflow_handle(runs[0].run_id, result_type=Status)
 
 
-def _unknown(name: str) -> StarterError:
+def _unknown(name: str, *, known_elsewhere: bool = False) -> StarterError:
+    lost = f"; if its workflow was deleted, its target may know it still: knarr doctor --unwind {name}"
     return StarterError(
         Exit.NOT_FOUND,
         f"there is no run {name!r}: neither a run's id nor the name of a plan that was run",
-        hint="see what there is: knarr list",
+        hint="see what there is: knarr list" + (lost if known_elsewhere else ""),
     )

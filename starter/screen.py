@@ -74,8 +74,8 @@ class Screen:
         parts: list[RenderableType] = [self._header(seen)]
         if seen.progress is not None and seen.progress.mappings:
             parts += [self._mappings(seen.progress.mappings), self._sum(seen)]
-        if seen.progress is not None and seen.progress.status.waiting_for:
-            parts.append(plain(f"waits for {seen.progress.status.waiting_for}", style="yellow"))
+        if seen.waiting_for:
+            parts.append(plain(f"waits for {seen.waiting_for}", style="yellow"))
         if seen.progress is not None and seen.running and seen.progress.status.message:
             parts.append(plain(_beginning(seen.progress.status.message), style="yellow"))
         parts += [plain(f"trying again: {line}", style="yellow") for line in seen.retrying[:3]]
@@ -195,7 +195,7 @@ class Lines:
         numbers = f"{self._meter.rows:>14,} rows{' verified' if verifying else ''}{rate}"
         if seen.state in GOING_BACK:
             numbers = f"{status.rows:>14,} rows still there"
-        waits = f"\n  waits for {status.waiting_for}" if status.waiting_for else ""
+        waits = f"\n  waits for {seen.waiting_for}" if seen.waiting_for else ""
         self._change(" · ".join(word for word in words if word), numbers, waits, force=tenth > self._tenth)
         self._tenth = max(tenth, self._tenth)
 

@@ -11,6 +11,7 @@ from starter.changes import stored_changes
 from starter.connect import Service
 from starter.exits import Exit
 from starter.following import WAITS, Ending, Snapshot, how_it_ended, kept_open, snapshots, waiting
+from starter.lost import as_recorded
 from starter.output import Output
 from starter.runs import RunHandle
 from starter.screen import Lines, Screen
@@ -55,7 +56,7 @@ async def watch(
     if not following.done() and failed is not None:
         await _let_go(following)
         failed.result()
-    ending = following.result()
+    ending = await as_recorded(settings, handle, following.result())
     await conclude(output, settings, service, handle.id, ending, hints=hints)
     return ending.exit_code
 

@@ -27,6 +27,7 @@ STEP_LOCK: Final = 1937007984  # classid of the lock that an attempt of a step h
 RUN_LOCK: Final = 1920298603  # 'runk'
 ATTEMPT_LOCK: Final = 1635021941  # classid of the lock that all connections of one attempt of an activity share
 RAISE_SECONDS: Final = 60.0
+RAISING: Final = "raising the epoch of run"
 
 INSERT_RUN: Final = """
 INSERT INTO knarr.run (run_id, plan_name, plan_hash, plan, source_alias, target_alias)
@@ -114,7 +115,10 @@ def _refuse(held: Sequence[claims.Held]) -> None:
             f"{one.table}{f'{kinship},' if kinship else ''} is held by run {one.run_id} (plan '{one.plan_name}', "
             f"started {one.started_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
-    raise ClaimRefused("; ".join(lines), hint=f"wait for run {held[0].run_id} to end, or complete it or roll it back")
+    run_id = held[0].run_id
+    hint = f"wait for run {run_id} to end, or complete it or roll it back; if its workflow is gone: "
+    hint += f"knarr doctor --unwind {run_id}"
+    raise ClaimRefused("; ".join(lines), hint=hint)
 
 
 async def fence(connection: Connection, lease: Lease) -> None:
@@ -171,7 +175,7 @@ async def raise_epoch(connection: Connection, run_id: str, *, reason: str = "") 
         PlanError: the run has no lease, or the role may not end the backends.
         TransientError: writers could not be ended within a minute.
     """
-    with classified(f"raising the epoch of run {run_id}"):
+    with classified(f"{RAISING} {run_id}"):
         lease = await read_lease(connection, run_id)
         summary = f"writers of epoch {lease.epoch} lose the right to write; epoch {lease.epoch + 1} follows"
         body = {"summary": summary, "reason": reason}

@@ -20,12 +20,14 @@ async def status(output: Output, run: str) -> Exit:
     from starter.checkpoints import stops
     from starter.connect import connect
     from starter.following import how_it_ended, look
+    from starter.lost import as_recorded
     from starter.screen import Screen
 
-    service = await connect(Settings())
+    settings = Settings()
+    service = await connect(settings)
     handle = await runs.find(service.client, run)
     seen = await look(service.client, handle)
-    ending = None if seen.running else await how_it_ended(handle, seen)
+    ending = None if seen.running else await as_recorded(settings, handle, await how_it_ended(handle, seen))
     screen = Screen(output.out, service.link(handle.id))
     output.result(screen.still(seen))
     if ending is not None:

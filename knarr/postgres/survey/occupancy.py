@@ -51,7 +51,8 @@ async def check_claims(inquiry: Inquiry) -> None:
                     one.where("target"),
                     f"run {held.run_id} of plan {held.plan_name} holds {table} ({held.state})",
                     expected="a table that no other run holds",
-                    hint=f"wait until it ends, or `knarr abort {held.run_id}`, or `knarr complete {held.run_id}`",
+                    hint=f"wait until it ends, or `knarr abort {held.run_id}`, or `knarr complete {held.run_id}`; if "
+                    f"its workflow is gone: `knarr doctor --unwind {held.run_id}`",
                 )
 
 
