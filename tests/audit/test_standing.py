@@ -29,7 +29,8 @@ def under_way(*items: specimen.Item, state: str = "running", said: SaidFacts | N
     trail = TrailFacts(entries=entries, head=AuditHead(position=len(entries), digest=entries[-1].digest))
     run = data.run.model_copy(update={"state": state, "ended_at": None})
     changes = {"run": run, "trail": trail, "verdicts": [], "checks": [], "said": said or SaidFacts()}
-    changes |= {} if state in ("running", "sealed") else {"mappings": [], "objects": []}
+    if state not in ("running", "sealed"):
+        changes |= {"mappings": [each.model_copy(update={"rows": 0}) for each in data.mappings], "objects": []}
     return conclude(data.model_copy(update=changes))
 
 
