@@ -45,20 +45,32 @@ SELECT result::text
 """
 MAPPINGS: Final = "SELECT resolved::text FROM knarr.mapping WHERE run_id = $1"
 NEXT: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-# A definition that has changed may change texts without touching a row: a label, a default, another table of that name.
-DEFINITIONS: Final = """
-SELECT EXISTS (SELECT FROM pg_class WHERE oid = $1::text::regclass AND age(xmin) <= $2)
-    OR EXISTS (SELECT FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
-                WHERE c.oid = $1::text::regclass AND age(n.xmin) <= $2)
-    OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1::text::regclass AND age(xmin) <= $2)
-    OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = $1::text::regclass AND age(xmin) <= $2)
+# The table and all parts of it, at any depth.
+PARTS: Final = """
+WITH RECURSIVE part (oid) AS (
+    SELECT to_regclass($1::text)::oid
+    UNION
+    SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid)
+"""
+# A definition that has changed may change texts without touching a row: a label, a default, another table of that name,
+# another part in the place of one, what an operator or a cast stands for.
+DEFINITIONS: Final = f"""
+{PARTS}
+SELECT EXISTS (SELECT FROM part JOIN pg_class c USING (oid) WHERE age(c.xmin) <= $2)
+    OR EXISTS (SELECT FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE age(n.xmin) <= $2)
+    OR EXISTS (SELECT FROM part JOIN pg_attribute a ON a.attrelid = part.oid WHERE age(a.xmin) <= $2)
+    OR EXISTS (SELECT FROM part JOIN pg_attrdef d ON d.adrelid = part.oid WHERE age(d.xmin) <= $2)
+    OR EXISTS (SELECT FROM part JOIN pg_inherits i ON i.inhparent = part.oid WHERE age(i.xmin) <= $2)
     OR EXISTS (SELECT FROM pg_enum WHERE age(xmin) <= $2)
     OR EXISTS (SELECT FROM pg_proc WHERE age(xmin) <= $2)
+    OR EXISTS (SELECT FROM pg_operator WHERE age(xmin) <= $2)
+    OR EXISTS (SELECT FROM pg_cast WHERE age(xmin) <= $2)
 """
-KIND: Final = """
-SELECT c.relkind::text AS kind, coalesce(a.amname, 'heap') = 'heap' AS heap
-  FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam
- WHERE c.oid = to_regclass($1)
+ORDINARY: Final = f"""
+{PARTS}
+SELECT coalesce(bool_and(c.relkind IN ('r', 'p') AND coalesce(a.amname, 'heap') = 'heap'), false)
+  FROM part JOIN pg_class c USING (oid) LEFT JOIN pg_am a ON a.oid = c.relam
 """
 
 
@@ -130,8 +142,7 @@ async def why_not(baseline: Baseline, source: Connection, target: Connection, ma
     if mapping.from_clause not in (one_table, f"ONLY {one_table}"):
         return "it reads more than one table"
     for connection, table in ((source, mapping.source_table), (target, mapping.target)):
-        row = await connection.fetchrow(KIND, qualified(table))
-        if row is None or row["kind"] not in ("r", "p") or not row["heap"]:
+        if not await connection.fetchval(ORDINARY, qualified(table)):
             return f"{table} is no ordinary table"
     expected = [(column.expression, expected_value(column).hashed) for column in mapping.columns]
     expected += [(mapping.where, mapping.where)] if mapping.where else []

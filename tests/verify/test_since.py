@@ -199,5 +199,86 @@ async def test_partitioned_tables_are_known_through_their_parts(source: Connecti
     assert await unchanged(source, target, mapping, WHOLE, before) is None
 
 
+PARTED_TWICE = """
+CREATE TABLE thing (id integer PRIMARY KEY, name text) PARTITION BY RANGE (id);
+CREATE TABLE thing_a PARTITION OF thing FOR VALUES FROM (0) TO (1000) PARTITION BY RANGE (id);
+CREATE TABLE thing_aa PARTITION OF thing_a FOR VALUES FROM (0) TO (1000);
+CREATE TABLE spare (id integer PRIMARY KEY, name text);
+INSERT INTO thing SELECT n, 'x' || n FROM generate_series(1, 100) n;
+INSERT INTO spare SELECT n, 'y' || n FROM generate_series(1, 100) n;
+"""
+
+
+async def test_a_part_that_takes_the_place_of_another_is_a_change_at_any_depth(
+    source: Connection, target: Connection
+) -> None:
+    for connection in (source, target):
+        await connection.execute(PARTED_TWICE)
+    mapping = await mapped(source, target)
+    last = await baseline(source, target, mapping)
+    before = last.results[mapping.name][0]
+    assert await unchanged(source, target, mapping, WHOLE, before) is not None
+    await source.execute(
+        "ALTER TABLE thing_a DETACH PARTITION thing_aa;"
+        "ALTER TABLE thing_a ATTACH PARTITION spare FOR VALUES FROM (0) TO (1000)"
+    )
+    assert await unchanged(source, target, mapping, WHOLE, before) is None
+
+
+async def test_a_part_that_is_a_foreign_table_tells_nothing(source: Connection, target: Connection) -> None:
+    parted = "CREATE TABLE thing (id integer NOT NULL, name text) PARTITION BY RANGE (id);"
+    for connection in (source, target):
+        await connection.execute(parted)
+    mapping = await mapped(source, target)
+    last = Baseline("run", {mapping.name: mapping}, {mapping.name: [_passed(mapping)]})
+    assert await why_not(last, source, target, mapping) == ""
+    await source.execute(
+        "CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far;"
+        "CREATE FOREIGN TABLE thing_far PARTITION OF thing FOR VALUES FROM (0) TO (9) SERVER away"
+    )
+    assert await why_not(last, source, target, mapping) == "public.thing is no ordinary table"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP OPERATOR @@@ (text, integer); CREATE OPERATOR @@@ (LEFTARG = text, RIGHTARG = integer, FUNCTION = after)",
+        "CREATE CAST (pair AS text) WITH FUNCTION told(pair) AS IMPLICIT",
+    ],
+)
+async def test_an_operator_or_a_cast_made_since_is_a_change(
+    source: Connection, target: Connection, change: str
+) -> None:
+    await made(source, target)
+    await source.execute(
+        "CREATE FUNCTION before(text, integer) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT $1 $$;"
+        "CREATE FUNCTION after(text, integer) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT $1 || '!' $$;"
+        "CREATE OPERATOR @@@ (LEFTARG = text, RIGHTARG = integer, FUNCTION = before);"
+        "CREATE TYPE pair AS (a integer, b text);"
+        "CREATE FUNCTION told(pair) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT 'x' $$"
+    )
+    mapping = with_expression(await mapped(source, target), "thing.name operator(public.@@@) 1")
+    before = (await baseline(source, target, mapping)).results[mapping.name][0]
+    assert await unchanged(source, target, mapping, WHOLE, before) is not None
+    await source.execute(change)
+    assert await unchanged(source, target, mapping, WHOLE, before) is None
+
+
+async def test_a_virtual_column_that_is_computed_in_another_way_is_a_change(
+    source: Connection, target: Connection
+) -> None:
+    if int(await source.fetchval("SHOW server_version_num")) < 180000:
+        pytest.skip("columns that are computed when they are read came with PostgreSQL 18")
+    await source.execute("CREATE TABLE thing (id integer PRIMARY KEY, name text GENERATED ALWAYS AS ('x') VIRTUAL)")
+    await target.execute("CREATE TABLE thing (id integer PRIMARY KEY, name text)")
+    await source.execute("INSERT INTO thing SELECT generate_series(1, 100)")
+    await target.execute("INSERT INTO thing SELECT generate_series(1, 100), 'x'")
+    mapping = await mapped(source, target)
+    before = (await baseline(source, target, mapping)).results[mapping.name][0]
+    assert await unchanged(source, target, mapping, WHOLE, before) is not None
+    await source.execute("ALTER TABLE thing ALTER name SET EXPRESSION AS ('y')")
+    assert await unchanged(source, target, mapping, WHOLE, before) is None
+
+
 def _passed(mapping: ResolvedMapping) -> CheckResult:
     return CheckResult(kind="parity", name=mapping.name, mapping=0, partition=0, outcome="passed")
