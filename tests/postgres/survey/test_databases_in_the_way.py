@@ -263,7 +263,8 @@ async def test_a_table_that_another_run_holds_is_refused_and_its_own_is_not(
             "mappings[0].target (public.book)",
             "run other/1 of plan other holds public.book (running)",
             "a table that no other run holds",
-            "wait until it ends, or `knarr abort other/1`, or `knarr complete other/1`",
+            "wait until it ends, or `knarr abort other/1`, or `knarr complete other/1`; if its workflow is gone: "
+            "`knarr doctor --unwind other/1`",
         )
     ]
     assert told(await surveyed({"source": "public.*"}, run_id="other/1")) == []
