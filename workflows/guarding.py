@@ -39,7 +39,7 @@ async def guarded(
         await task
         if watched:
             await _answer(conduct, watched, await _watch(conduct, phase, watched, None))
-    except BaseException:
+    except (Exception, asyncio.CancelledError):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise

@@ -55,7 +55,7 @@ async def recording_proofs(
                 for mapping in due:
                     del waiting[mapping.number]
                 await _record(conduct, phase.name, due)
-    except BaseException:
+    except (Exception, asyncio.CancelledError):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise

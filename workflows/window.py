@@ -27,7 +27,7 @@ async def sliding_window(limit: int, pieces: Iterable[Piece], *, may_start: Call
             started += 1
         while running:
             running = await _until_one_ends(running)
-    except BaseException:
+    except (Exception, asyncio.CancelledError):  # and no GeneratorExit: a run that a worker drops can await nothing
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
