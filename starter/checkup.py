@@ -18,6 +18,7 @@ from starter.exits import Exit
 from starter.failures import exit_of
 
 SPARE_CONNECTIONS: Final = 10
+NOT_THERE_YET: Final = "not there yet; the first run makes it"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _knarr_schema(wanted: Wanted, server: health.Server) -> Iterable[Line]:
         fix = f"GRANT USAGE ON SCHEMA knarr TO {server.role}, and the privileges on its tables"
         yield Line("fail", subject, f"role {server.role} may not use it", fix, Exit.USAGE)
     elif server.knarr_version is None:
-        yield Line("ok", subject, "not there yet; the first run makes it")
+        yield Line("ok", subject, NOT_THERE_YET)
     elif server.knarr_version < schema.VERSION:
         found = f"version {server.knarr_version}; the next run brings it to {schema.VERSION}"
         yield Line("warn", subject, found, "let runs of older workers end first")

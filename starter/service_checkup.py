@@ -1,5 +1,6 @@
 """What `knarr doctor` looks at in Temporal: server, namespace, search attributes, workers, and runs gone astray."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,10 +17,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from knarr.local.temporal import SEARCH_ATTRIBUTES
 from knarr.postgres.health import HeldLease
+from knarr.postgres.runs import GONE
 from knarr.wording import counted
 from starter.checkup import Line
 from starter.connect import Service
 from starter.exits import Exit
+from starter.runs import open_on
+from workflows.controls import ENDED
 
 # A worker asks for work again after at most a minute; the server remembers it for five.
 POLLED_WITHIN_SECONDS: Final = 75.0
@@ -99,6 +103,27 @@ def may_be_elsewhere(service: Service) -> str:
     if service.folder is None:
         return ""
     return f"{service.address} is the server of another folder, {service.folder}: this run may be kept in its own"
+
+
+async def look_for_records(service: Service, alias: str, held: Sequence[HeldLease], plan: str | None) -> list[Line]:
+    """Runs that are open here and have written to the alias, and of which the database behind it knows nothing.
+
+    Args:
+        plan: the plan that was asked about; a run of another may write to a database that is called the same elsewhere.
+    """
+    known = {each.run_id for each in held}
+    return [
+        Line(
+            "fail" if run.plan == plan else "warn",
+            f"{alias}: record of {run.run_id}",
+            f"its workflow is open ({run.state}), and there is no record of it here",
+            f"does {alias} lead to the database that the run has written to? If it does, and {GONE}",
+            Exit.WAITING if run.plan == plan else Exit.DONE,
+        )
+        for run in await open_on(service.client, alias)
+        # What has no phase yet may have claimed nothing; one that is unwinding may let go at this moment.
+        if run.run_id not in known and run.phase != "-" and run.state not in {"unwinding", *ENDED}
+    ]
 
 
 async def look_at_lease(service: Service | None, alias: str, held: HeldLease) -> Line:

@@ -74,6 +74,11 @@ _NO_IDENTITY: Final = (
     "a publication sends on what is done to the table: give it a replica identity by which the rows can be told, as "
     "with ALTER TABLE ... REPLICA IDENTITY FULL, or take it out of the publication; then retry"
 )
+_NO_RECORD: Final = (
+    "the knarr schema, in which a run keeps its record, is not in this database, or not all of it: does the alias lead "
+    "to the database that the run has written to? If the schema was dropped, restore it from a backup (pg_restore "
+    "--schema knarr), then retry: without the record nothing of the run can be taken back or proved"
+)
 _UNEXPECTED: Final = "this error is not one that Knarr knows; please report it with the worker's log"
 
 
@@ -146,6 +151,8 @@ def _of_server(error: asyncpg.PostgresError, doing: str, taking_back: bool) -> K
         hint = _TAKING_BACK.get(state) or _TAKING_BACK.get(state[:2]) or hint
     if server_words.lacks_identity(error):
         hint = _NO_IDENTITY
+    if server_words.lacks_record(error):
+        hint = _NO_RECORD
     # The one internal error that passes: two sessions changed one catalogue row at once.
     if state == "XX000" and "concurrently" in server_words.text_of(error):
         found, hint = TransientError, _TRANSIENT

@@ -11,6 +11,11 @@ from knarr.plan.resolved import Survey
 from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection
 
+# What to do where the knarr schema was dropped under a run; it ends a sentence.
+GONE: Final = (
+    "its knarr schema was dropped, restore that from a backup (pg_restore --schema knarr): without the record in it "
+    "nothing of the run can be taken back or proved"
+)
 HAS_SCHEMA: Final = "SELECT to_regclass('knarr.lease') IS NOT NULL"
 HOLDS_LEASE: Final = "SELECT EXISTS (SELECT FROM knarr.lease WHERE run_id = $1 AND NOT released)"
 IS_KNOWN: Final = "SELECT EXISTS (SELECT FROM knarr.run WHERE run_id = $1)"
@@ -57,6 +62,12 @@ async def holds_lease(connection: Connection, run_id: str) -> bool:
         if not await connection.fetchval(HAS_SCHEMA):
             return False
         return bool(await connection.fetchval(HOLDS_LEASE, run_id))
+
+
+async def has_schema(connection: Connection) -> bool:
+    """Whether there is a knarr schema, with a record of any run."""
+    with classified("looking for the knarr schema"):
+        return bool(await connection.fetchval(HAS_SCHEMA))
 
 
 async def is_known(connection: Connection, run_id: str) -> bool:

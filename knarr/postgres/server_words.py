@@ -24,6 +24,9 @@ _QUOTES_THE_STATEMENT: Final = ("42601",)
 _NAMES_AN_OBJECT: Final = ("aclcheck_error", "aclcheck_error_col", "aclcheck_error_type")
 # An UPDATE or DELETE of a table that a publication sends on: by the server's routine as well, which names that table.
 _OF_A_PUBLICATION: Final = "CheckCmdReplicaIdentity"
+# What is said of a name that leads nowhere; a function of the database may say so too, which costs a hint.
+_MISSING: Final = ("3F000", "42P01", "42883")
+_OF_KNARR: Final = re.compile(r'(?:schema|relation|function) "?knarr["\.]')
 # The fence's own words, and nothing that looks like them by half.
 _OF_THE_FENCE: Final = re.compile(
     r"lost lease \d+: this writer has epoch \d+, the lease has (?:\d+|<NULL>)"
@@ -88,6 +91,11 @@ def words(error: asyncpg.PostgresError) -> str:
 def lacks_identity(error: asyncpg.PostgresError) -> bool:
     """Whether a publication keeps the rows from being updated or deleted."""
     return _get(error, "server_source_function") == _OF_A_PUBLICATION
+
+
+def lacks_record(error: asyncpg.PostgresError) -> bool:
+    """Whether what was missing is Knarr's own: its schema, or a table or function in it."""
+    return str(error.sqlstate or "") in _MISSING and bool(_OF_KNARR.match(text_of(error)))
 
 
 def words_on_plan(error: asyncpg.PostgresError) -> str:

@@ -27,7 +27,7 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
     from knarr.wording import counted
     from starter.aliases import load_connections
     from starter.failures import StarterError
-    from starter.trails import named_run
+    from starter.trails import named_run, require_record
 
     settings = Settings()
     found = await named_run(settings, run, target)
@@ -35,6 +35,7 @@ async def audit(output: Output, run: str, target: str | None) -> Exit:
     key = key_of_environment()
     connection = await connect(dsn, application_name="knarr audit", read_only=True)
     try:
+        await require_record(connection, found)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             entries = await chain.read(connection, found.run_id)
             head = await chain.read_head(connection, found.run_id)

@@ -99,10 +99,10 @@ async def _look(
 
     from knarr import __version__
     from starter import checkup
-    from starter.checkup import Line
+    from starter.checkup import NOT_THERE_YET, Line
     from starter.connect import connect
     from starter.failures import StarterError
-    from starter.service_checkup import look_at_lease, look_at_service
+    from starter.service_checkup import look_at_lease, look_at_service, look_for_records
 
     versions = f"{__version__}, Python {platform.python_version()}, temporalio {temporalio.__version__}"
     lines = [Line("ok", "Knarr", versions)]
@@ -120,6 +120,9 @@ async def _look(
         needed = plan.parallelism.mappings * plan.parallelism.partitions + checkup.SPARE_CONNECTIONS
     for each in wanted:
         found, leases = await checkup.look_at(connections, each, needed=needed)
+        if service is not None and not any(line.exit_code is Exit.UNREACHABLE for line in found):
+            lost = await look_for_records(service, each.alias, leases, plan.name if plan else None)
+            found = [line for line in found if not (lost and line.found == NOT_THERE_YET)] + lost
         lines += found
         lines += [await look_at_lease(service, each.alias, held) for held in leases]
     return lines

@@ -78,6 +78,14 @@ async def test_what_the_server_raises_is_classified_by_its_sqlstate(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("gone", ["SELECT * FROM knarr.gone", "SELECT knarr.gone()"])
+async def test_where_the_run_has_no_record_any_more_that_is_what_is_said(gone: str, shared: Connection) -> None:
+    with pytest.raises(PlanError) as caught, classified("counting the ships"):
+        await shared.execute(gone)
+
+    assert "pg_restore --schema knarr" in caught.value.hint
+
+
 @pytest.mark.parametrize("sqlstate", [each for each, found in TABLE if found in (DataError, PlanError)])
 async def test_no_hint_of_an_undoing_sends_anybody_to_the_source_or_the_plan(sqlstate: str, shared: Connection) -> None:
     raised = f"DO $$BEGIN RAISE EXCEPTION 'boom' USING ERRCODE = '{sqlstate}'; END$$"
