@@ -13,10 +13,11 @@ from temporalio.exceptions import ApplicationError
 
 from activities.models import Message, RunContext
 from knarr.errors import KnarrError, PlanError, TransientError, raised_at
-from knarr.postgres import schema
+from knarr.postgres import runs, schema
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, attempt_lock
 from knarr.postgres.session import Connection, Pools
+from knarr.postgres.survey import locks
 from knarr.telemetry import metrics
 from knarr.telemetry.scrub import scrub
 
@@ -30,6 +31,10 @@ SECONDS_BETWEEN_BEATS: Final = 2.0
 UNEXPECTED_ATTEMPTS: Final = 3
 
 LONGEST_MESSAGE: Final = 2_000
+
+# Steps that wait for locks of Knarr's own.
+WAIT_FOR_NO_TABLE: Final = ("claim", "raise epoch", "release")
+HOLDERS_WITHIN_SECONDS: Final = 5.0
 
 # History holds no row. The log of the worker that met it is the operator's own.
 IN_THE_LOG: Final = "The whole of it, with the values, is in this worker's log."
@@ -87,7 +92,8 @@ def led_elsewhere(run: RunContext) -> PlanError:
     """
     return PlanError(
         f"the database that {run.target} leads to now does not know run {run.run_id}, which holds a lease on another",
-        hint=f"is the alias the run's? Let {run.target} lead to the database that the run has written to, then retry",
+        hint=f"is the alias the run's? Let {run.target} lead to the database that the run has written to, then retry; "
+        f"if it does, and {runs.GONE}",
     )
 
 
@@ -122,11 +128,26 @@ async def working(
             ended(run.plan, step, "cancelled")
             raise
         except Exception as error:
-            failed = failure(error, step, undoing=undoing)
+            failed = failure(await _with_holders(error, run, step, mapping, undoing), step, undoing=undoing)
             ended(run.plan, step, failed.type or "Unexpected")
             raise failed from None
         finally:
             beating.cancel()
+
+
+async def _with_holders(error: Exception, run: RunContext, step: str, mapping: int, undoing: bool) -> Exception:
+    """The error as it is; that of a lock on a table of the run, with who holds it, as far as that is known."""
+    if not isinstance(error, KnarrError | asyncpg.PostgresError) or str(error.sqlstate) != locks.LOCK_TIMEOUT:
+        return error
+    known = classify(error, step, taking_back=undoing)
+    if step in WAIT_FOR_NO_TABLE or known.message.startswith(schema.INSTALLING):
+        return known
+    try:
+        async with asyncio.timeout(HOLDERS_WITHIN_SECONDS), pools().acquire(run.target) as target:
+            return await locks.with_holders(target, run.run_id, mapping, known)
+    except Exception as failed:
+        log.warning("nobody says who holds the lock", error=type(failed).__name__)
+        return known
 
 
 def failure(error: Exception, step: str, *, undoing: bool = False) -> ApplicationError:

@@ -8,6 +8,7 @@ from knarr.postgres.failures import classified
 from knarr.postgres.session import Connection
 
 VERSION: Final = 4
+INSTALLING: Final = "installing the knarr schema"
 SCRIPT: Final = Path(__file__).with_name("schema.sql")
 
 # Two starts at once would meet in CREATE SCHEMA IF NOT EXISTS, which then fails on pg_namespace's unique index.
@@ -38,7 +39,7 @@ async def install(connection: Connection) -> None:
         PlanError: the schema is of a newer version, or the role may not create it.
         TransientError: the server was in the way.
     """
-    with classified("installing the knarr schema"):
+    with classified(INSTALLING):
         async with connection.transaction():
             await connection.execute(LOCK)
             version = await connection.fetchval(READ_VERSION) if await connection.fetchval(INSTALLED) else 0

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities import context
@@ -116,3 +117,25 @@ async def test_a_phase_that_soaks_is_in_use(run: Run) -> None:
         await remove(run, "canary")
 
     assert 999 in await ids(run)
+
+
+IMPATIENT = 'UPDATE knarr.run SET plan = (plan::jsonb || \'{"limits": {"lock_timeout": "300ms"}}\')::json'
+
+
+async def test_who_holds_the_lock_that_was_waited_for_is_told(run: Run) -> None:
+    await copied(run)
+    run.lease = await lease.raise_epoch(run.target, run.run_id)
+    await run.target.execute(IMPATIENT)
+    async with run.reconnect() as somebody:
+        await somebody.execute("SET application_name = 'the night job'")
+        pid = await somebody.fetchval("SELECT pg_backend_pid()")
+        async with somebody.transaction():
+            await somebody.execute(f"LOCK TABLE {ITEM.name} IN ROW EXCLUSIVE MODE")
+            taken = CompensationInput(run=given(run), mapping=ITEM.number, phase=ORDER[-1])
+            with pytest.raises(ApplicationError) as failed:
+                await ActivityEnvironment().run(remove_rows, taken)
+
+    assert failed.value.type == "TransientError"
+    assert "lock timeout" in failed.value.message
+    held = f"{ITEM.name} is locked in RowExclusiveLock by the night job (postgres, pid {pid}, for 00:00:0"
+    assert held in failed.value.message

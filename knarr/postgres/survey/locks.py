@@ -1,18 +1,22 @@
-"""Locks that other sessions hold on the plan's tables: those that stop the survey itself, and those to know of."""
+"""Locks that others hold on the plan's tables: that stop the survey, that are to be known, that made a step wait."""
 
 import asyncio
 import time
 from collections.abc import Iterable
 from typing import Final
 
+from knarr.errors import KnarrError
 from knarr.plan.names import write_table
-from knarr.plan.resolved import TableName
+from knarr.plan.resolved import ResolvedMapping, TableName
+from knarr.postgres.mappings import load_mapping, load_mappings
 from knarr.postgres.session import Connection
 from knarr.postgres.survey.problems import Problems
 
 # A quick ALTER TABLE of somebody else is no reason to refuse a run.
 PATIENCE_SECONDS: Final = 3.0
 _POLL_SECONDS: Final = 0.2
+HOLDERS_SHOWN: Final = 3
+LOCK_TIMEOUT: Final = "55P03"
 
 _LOCKS: Final = """
 SELECT DISTINCT n.nspname, c.relname, l.mode, l.pid, a.application_name, a.usename,
@@ -29,6 +33,8 @@ SELECT DISTINCT n.nspname, c.relname, l.mode, l.pid, a.application_name, a.usena
  ORDER BY 1, 2, 4
 """
 _STOPS_READING: Final = ["AccessExclusiveLock"]
+_READS: Final = ["AccessShareLock"]
+_LOCKS_ROWS: Final = ["RowShareLock"]
 _STOPS_WRITING: Final = ["RowExclusiveLock", "ShareLock", "ShareRowExclusiveLock", "ExclusiveLock"]
 
 
@@ -54,6 +60,32 @@ async def check_locks(connection: Connection, side: str, names: Iterable[TableNa
     """Sessions that write to tables that the run is to fill, or keep it from writing."""
     for _, text in await _held(connection, list(names), _STOPS_WRITING):
         problems.warn(side, text, hint="a run waits for a lock as long as limits.lock_timeout says")
+
+
+async def with_holders(connection: Connection, run_id: str, mapping: int, error: KnarrError) -> KnarrError:
+    """The error of a lock that was not to be had, with who holds locks on the mapping's table now, or on all tables.
+
+    The server does not say whom it waited for. Those that only read are named where nobody else is there: only what
+    drops or empties a table waits for them.
+
+    Args:
+        connection: another than the one that waited, or that one after its rollback.
+        mapping: below 0, all of the run's.
+    """
+    resolved = await (load_mappings(connection, run_id) if mapping < 0 else _one(connection, run_id, mapping))
+    names = [each.target for each in resolved]
+    held = await _held(connection, names, [*_LOCKS_ROWS, *_STOPS_WRITING, *_STOPS_READING])
+    held = held or await _held(connection, names, _READS)
+    if not held:
+        return error
+    said = "; ".join(text for _, text in held[:HOLDERS_SHOWN])
+    more = f"; and {len(held) - HOLDERS_SHOWN:,} more" if len(held) > HOLDERS_SHOWN else ""
+    detail = f"{error.detail}\n{said}{more}" if error.detail else ""
+    return type(error)(f"{error.message}; now {said}{more}", hint=error.hint, sqlstate=error.sqlstate, detail=detail)
+
+
+async def _one(connection: Connection, run_id: str, mapping: int) -> list[ResolvedMapping]:
+    return [await load_mapping(connection, run_id, mapping)]
 
 
 async def _held(connection: Connection, names: list[TableName], modes: list[str]) -> list[tuple[TableName, str]]:
