@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import click
 
-from knarr.errors import KnarrError
+from knarr.errors import DataError, KnarrError, PlanError, TransientError
 from knarr.postgres import runs
+from knarr.postgres.lease import RAISING
 from knarr.postgres.session import Connection, connect
+from knarr.postgres.survey.locks import LOCK_TIMEOUT, with_holders
 from knarr.postgres.unwind import let_stand, unwind
 from knarr.settings import Connections, Settings
 from knarr.wording import counted
@@ -152,14 +154,35 @@ async def _take_back(
             reason=wish.reason or "its workflow is gone",
             on_step=output.say,
         )
+    except (DataError, PlanError) as error:
+        raise _stopped(error, lost) from error
+    except TransientError as error:
+        if error.sqlstate != LOCK_TIMEOUT or target.is_closed() or error.message.startswith(RAISING):
+            raise
+        raise await with_holders(target, lost.run_id, -1, error) from error
     finally:
         await target.close()
+    if lost.state in ("rolled back", "aborted"):
+        told = f"{lost.run_id} has been taken back before (its record says: {lost.state}); nothing was left to do."
+        return told, {"state": lost.state, **done.model_dump(mode="json")}
+    changes = f"{counted(done.changes, 'change')} of the undo log, " if done.changes else ""
     told = (
-        f"{lost.run_id} is taken back: {counted(done.rows, 'row')}, {counted(done.objects, 'object')}, "
+        f"{lost.run_id} is taken back: {counted(done.rows, 'row')}, {changes}{counted(done.objects, 'object')}, "
         f"{counted(done.sequences, 'sequence')}, {counted(done.verdicts, 'verdict')} withdrawn. "
         + (f"Not as it was before: {'; '.join(done.left)}." if done.left else "The target is what it was before.")
     )
     return told, {"state": "rolled back", **done.model_dump(mode="json")}
+
+
+def _stopped(error: KnarrError, lost: Lost) -> StarterError:
+    """Why it stopped, and the command that goes on: what the engine hints at is written for a run with a workflow."""
+    go_on = f"knarr doctor --unwind {lost.run_id} --reason ..."
+    hint = error.hint.rstrip(".;")
+    return StarterError(
+        Exit.WAITING,
+        f"{lost.run_id} is not taken back as a whole; it waits for a person.\n{error.detail or error.message}",
+        hint=f"{hint}.\nHere nobody takes a retry or a skip; this goes on: {go_on}" if hint else go_on,
+    )
 
 
 async def _let_stand(

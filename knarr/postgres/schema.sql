@@ -344,7 +344,8 @@ BEGIN
         '{"accepted":true,"action":"decide","actor":' || to_json(p_actor)
         || ',"answer":' || to_json('rows of ' || about || ' that somebody else has written: ' || p_changed_since)
         || ',"reason":' || to_json(p_reason) || '}');
-    RETURN about || ': ' || p_changed_since || ', until the run has been taken back; next: knarr retry ' || p_run_id;
+    RETURN about || ': ' || p_changed_since || ', until the run has been taken back; next: knarr retry ' || p_run_id
+        || ', or knarr doctor --unwind ' || p_run_id || ' where its workflow is gone';
 END
 $$;
 

@@ -26,6 +26,8 @@ from knarr.postgres.transactions import transaction
 LAST: Final[tuple[Stage, ...]] = ("foreign keys",)
 AFTER_ROWS: Final[tuple[Stage, ...]] = ("keys", "indexes", "constraints")
 BEFORE_ROWS: Final[tuple[Stage, ...]] = ("before", "table")
+# There may be none to drop, as where a run merges.
+SPOKEN: Final = {LAST: "foreign keys", AFTER_ROWS: "keys, indexes and constraints", BEFORE_ROWS: "tables and types"}
 
 UNSEAL: Final = "UPDATE knarr.run SET state = 'running' WHERE run_id = $1 AND state = 'sealed'"
 TAKEN_OVER: Final = "SELECT EXISTS (SELECT FROM knarr.audit WHERE run_id = $1 AND entry_key = $2)"
@@ -39,6 +41,7 @@ class Unwound(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: int
+    changes: int = Field(default=0, description="entries of the undo log, for tables that had rows")
     objects: int
     sequences: int
     verdicts: int
@@ -95,7 +98,12 @@ async def unwind(
     on_step("releasing the tables")
     await lease.release(target, run_id, "rolled back")
     return Unwound(
-        rows=rows, objects=dropped, sequences=moved + unwinding.sequences, verdicts=verdicts, left=unwinding.left
+        rows=rows,
+        changes=unwinding.changes,
+        objects=dropped,
+        sequences=moved + unwinding.sequences,
+        verdicts=verdicts,
+        left=unwinding.left,
     )
 
 
@@ -164,6 +172,7 @@ class _Unwinding:
         self._on_step = on_step
         self.left: Final[list[str]] = []
         self.sequences = 0
+        self.changes = 0
         self.phases: Final = [phase.phase for phase in plan.rollout]
 
     def is_first(self, mapping: ResolvedMapping, phase: str) -> bool:
@@ -185,7 +194,7 @@ class _Unwinding:
 
     async def drop(self, mapping: int, name: str, stages: tuple[Stage, ...]) -> int:
         """Objects of one mapping, or of the run, newest first; each is audited where it is dropped."""
-        self._on_step(f"{name}: dropping {', '.join(stages)}")
+        self._on_step(f"{name}: looking for {SPOKEN[stages]} that the run made")
         return await objects.drop_objects(
             self._target,
             self._lease,
@@ -212,7 +221,7 @@ class _Unwinding:
         return reset.put_back
 
     async def remove_rows(self, mapping: ResolvedMapping, phase: str) -> int:
-        """The phase's rows of one mapping, with their ledger rows, or what it changed in a table that had rows."""
+        """The phase's rows of one mapping, with their ledger rows; changes to a table that had rows count apart."""
         self._on_step(f"{mapping.name}: taking back the rows of phase {phase}")
         if mapping.occupied:
             undone = await undo.undo_phase(
@@ -225,7 +234,8 @@ class _Unwinding:
                 limits=self._plan.limits,
             )
             self.left.extend(undone.left)
-            return undone.entries
+            self.changes += undone.entries
+            return 0
         removed = await remove.remove_rows(
             self._target,
             self._reach_source,

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 
 from knarr.local.cluster import Cluster
 from knarr.local.temporal import TemporalServer
 from knarr.postgres.session import connect
 from knarr.postgres.unwind import Unwound, unwind
 from starter.exits import Exit
+from starter.runs import find_open
 from tests.endtoend.command import Knarr
 from tests.saga import test_merge_run as occupied
 from tests.saga.scene import PLAN, Scene, run_script
 from tests.saga.test_checkpoints import CANARY, FILLED
 from tests.saga.test_whole_run import dump
-from workflows.messages import Status
+from workflows.messages import RollbackOrder, Status
 
 pytestmark = pytest.mark.saga
 
@@ -133,7 +134,7 @@ async def test_a_terminated_run_is_found_and_taken_back(scene: Scene, knarr: Kna
         # Again is a no-op; the trail is whole; and the tables are free.
         code, text = await said(knarr, "doctor", "--unwind", scene.run_id, "--yes")
         assert code == Exit.DONE, text
-        assert "taken back: 0 rows" in text
+        assert "has been taken back before (its record says: rolled back); nothing was left to do." in text
         code, text = await said(knarr, "audit", scene.run_id, "--target", "shop")
         assert code == Exit.DONE, text
         again = await scene.start(run_id=f"again/{scene.number}")
@@ -256,5 +257,90 @@ async def test_a_merge_is_taken_back_from_its_undo_log(scene: Scene, knarr: Knar
     assert occupied.dump(second_cluster, scene) != before
     code, text = await said(knarr, "doctor", "--unwind", scene.run_id, "--yes")
     assert code == Exit.DONE, text
+    assert "0 rows, " in text and " changes of the undo log, 0 objects" in text
+    assert "dropp" not in text, "nothing is dropped, and no step says so"
     assert occupied.dump(second_cluster, scene) == before
     assert await scene.in_target("SELECT count(*) FROM knarr.undo") == 0
+
+
+async def test_a_run_whose_workflow_was_terminated_is_no_dead_end(scene: Scene, knarr: Knarr) -> None:
+    run = scene.run_id
+    async with scene.worker():
+        handle = await scene.start(PLAN | {"rollback": {"keep_for": "7d"}})
+        await scene.until(handle, "kept open")
+        await terminated(handle)
+        for command in ("status", "watch"):
+            code, text = await said(knarr, command, run)
+            assert code == (Exit.DONE if command == "status" else Exit.UNEXPECTED), text
+            assert f"{run}  terminated" in text or command == "watch"
+            assert f"knarr doctor --unwind {run} --reason" in text
+            assert f"knarr doctor --complete {run} --reason" in text
+            assert "waits for" not in text
+        for order in (["rollback", "--yes"], ["complete", "--yes"], ["retry"], ["pause"]):
+            code, text = await said(knarr, order[0], run, "--reason", "a test", *order[1:])
+            assert code == Exit.REFUSED
+            assert "is gone (terminated)" in text
+            assert f"knarr doctor --unwind {run}" in text
+        other = await scene.start(run_id=f"other/{scene.number}")
+        with pytest.raises(WorkflowFailureError) as refused:
+            await other.result()
+        assert f"if its workflow is gone: knarr doctor --unwind {run}" in str(refused.value.cause)
+
+        code, text = await said(knarr, "doctor", "--unwind", run, "--yes")
+        assert code == Exit.DONE, text
+        code, text = await said(knarr, "status", run)
+        assert "ended without its workflow since, by knarr doctor: rolled back" in text
+        assert "--unwind" not in text
+        code, text = await said(knarr, "watch", run)
+        assert code == Exit.ROLLED_BACK, text
+    code, text = await said(knarr, "rollback", "shop-v2/deleted", "--yes")
+    assert code == Exit.NOT_FOUND
+    assert "knarr doctor --unwind shop-v2/deleted" in text
+
+
+async def test_where_rows_of_others_stop_it_the_command_is_named_that_goes_on(scene: Scene, knarr: Knarr) -> None:
+    run = scene.run_id
+    async with scene.worker():
+        handle = await scene.start(PLAN | {"rollback": {"keep_for": "7d"}})
+        await scene.until(handle, "kept open")
+        await terminated(handle)
+    await run_script(scene.target_dsn, "UPDATE shop.customer SET name = 'theirs' WHERE id = 7")
+
+    code, text = await said(knarr, "doctor", "--unwind", run, "--yes")
+
+    assert code == Exit.WAITING, text
+    assert "1 of them show transactions that are not the run's" in text
+    assert f"this goes on: knarr doctor --unwind {run} --reason ..." in text
+    decided = await scene.in_target(
+        f"SELECT knarr.decide('{run}', 'shop.customer', 'restore ours', 'tester', 'a test')"
+    )
+    assert f"or knarr doctor --unwind {run} where its workflow is gone" in decided
+    code, text = await said(knarr, "doctor", "--unwind", run, "--yes")
+    assert code == Exit.DONE, text
+
+
+async def test_a_run_whose_schema_was_dropped_is_told_from_one_that_never_was(scene: Scene, knarr: Knarr) -> None:
+    (knarr.folder / "kept.yaml").write_text(f"{PLAN_FILE}rollback: {{keep_for: 7d}}\n")
+    async with scene.worker():
+        # As people start it: by its search attributes doctor finds what is open on an alias.
+        code, text = await said(knarr, "start", "kept.yaml", "--detach")
+        assert code == Exit.DONE, text
+        opened = await find_open(scene.client, "shop-v2")
+        assert opened is not None
+        run, handle = opened.run_id, scene.client.get_workflow_handle(opened.run_id)
+        await scene.until(handle, "kept open")
+        await run_script(scene.target_dsn, "DROP SCHEMA knarr CASCADE")
+        for command in (["report", run, "--target", "shop"], ["audit", run, "--target", "shop"]):
+            code, text = await said(knarr, *command)
+            assert code == Exit.NOT_FOUND, text
+            assert f"shop has no knarr schema, in which the record and the trail of {run} would be" in text
+            assert "does shop lead to the database that the run has written to?" in text
+            assert "pg_restore --schema knarr" in text
+        code, text = await said(knarr, "doctor", "kept.yaml")
+        assert code == Exit.WAITING, text
+        assert f"FAIL  shop: record of {run}: its workflow is open (kept open), and there is no record of it" in text
+        assert "not there yet" not in text
+        await handle.execute_update("rollback", RollbackOrder(actor="tester", reason="a test"))
+        status = await scene.until(handle, "waiting for a person")
+        assert "pg_restore --schema knarr" in status.message
+        await terminated(handle)
