@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.models import Message, RunContext
 from knarr.errors import KnarrError, PlanError, TransientError, raised_at
-from knarr.postgres import runs, schema
+from knarr.postgres import mappings, runs, schema
 from knarr.postgres.failures import classified, classify
 from knarr.postgres.lease import Lease, attempt_lock
 from knarr.postgres.session import Connection, Pools
@@ -142,12 +142,18 @@ async def _with_holders(error: Exception, run: RunContext, step: str, mapping: i
     known = classify(error, step, taking_back=undoing)
     if step in WAIT_FOR_NO_TABLE or known.message.startswith(schema.INSTALLING):
         return known
+    holders: list[str] = []
     try:
-        async with asyncio.timeout(HOLDERS_WITHIN_SECONDS), pools().acquire(run.target) as target:
-            return await locks.with_holders(target, run.run_id, mapping, known)
+        async with asyncio.timeout(HOLDERS_WITHIN_SECONDS):
+            async with pools().acquire(run.target) as target:
+                resolved = await mappings.load_mappings(target, run.run_id)
+                concerned = [each for each in resolved if mapping in (-1, each.number)]
+                holders = await locks.holders_on_target(target, [each.target for each in concerned])
+            async with pools().acquire(run.source) as source:
+                holders += await locks.holders_on_source(source, [each.source_table for each in concerned])
     except Exception as failed:
-        log.warning("nobody says who holds the lock", error=type(failed).__name__)
-        return known
+        log.warning("not all is known of who holds the lock", error=type(failed).__name__)
+    return locks.naming(known, holders)
 
 
 def failure(error: Exception, step: str, *, undoing: bool = False) -> ApplicationError:

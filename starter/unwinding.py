@@ -9,8 +9,9 @@ import click
 from knarr.errors import DataError, KnarrError, PlanError, TransientError
 from knarr.postgres import runs
 from knarr.postgres.lease import RAISING
+from knarr.postgres.mappings import load_mappings
 from knarr.postgres.session import Connection, connect
-from knarr.postgres.survey.locks import LOCK_TIMEOUT, with_holders
+from knarr.postgres.survey.locks import LOCK_TIMEOUT, holders_on_target, naming
 from knarr.postgres.unwind import let_stand, unwind
 from knarr.settings import Connections, Settings
 from knarr.wording import counted
@@ -159,7 +160,8 @@ async def _take_back(
     except TransientError as error:
         if error.sqlstate != LOCK_TIMEOUT or target.is_closed() or error.message.startswith(RAISING):
             raise
-        raise await with_holders(target, lost.run_id, -1, error) from error
+        tables = [each.target for each in await load_mappings(target, lost.run_id)]
+        raise naming(error, await holders_on_target(target, tables)) from error
     finally:
         await target.close()
     if lost.state in ("rolled back", "aborted"):

@@ -129,13 +129,16 @@ async def test_who_holds_the_lock_that_was_waited_for_is_told(run: Run) -> None:
     async with run.reconnect() as somebody:
         await somebody.execute("SET application_name = 'the night job'")
         pid = await somebody.fetchval("SELECT pg_backend_pid()")
-        async with somebody.transaction():
-            await somebody.execute(f"LOCK TABLE {ITEM.name} IN ROW EXCLUSIVE MODE")
+        async with somebody.transaction(), context.pools().acquire("shop") as neighbour, neighbour.transaction():
+            for session in (somebody, neighbour):
+                await session.execute(f"LOCK TABLE {ITEM.name} IN ROW EXCLUSIVE MODE")
             taken = CompensationInput(run=given(run), mapping=ITEM.number, phase=ORDER[-1])
             with pytest.raises(ApplicationError) as failed:
                 await ActivityEnvironment().run(remove_rows, taken)
 
     assert failed.value.type == "TransientError"
     assert "lock timeout" in failed.value.message
+    # One of the worker's own, with another step: it is not who is waited for.
+    assert "knarr" not in failed.value.message.partition("; now ")[2].partition("Next: ")[0]
     held = f"{ITEM.name} is locked in RowExclusiveLock by the night job (postgres, pid {pid}, for 00:00:0"
     assert held in failed.value.message

@@ -69,7 +69,8 @@ def test_a_partition_that_is_tried_again_says_which_one_it_is(album: Album) -> N
 def test_a_pending_activity_says_what_is_in_its_way_and_what_to_look_at(album: Album) -> None:
     text = squeezed(album.texts["stuck-pending-activities"])
     assert "/ Unlimited" in text or "/ UNLIMITED" in text
-    assert "canceling statement due to lock timeout Next: another session holds the lock: see pg_locks" in text
+    assert "canceling statement due to lock timeout; now on the source public.orders is locked in" in text
+    assert "Next: another session holds the lock: see pg_locks" in text
     assert '"type": "TransientError"' in text
     assert '"55P03"' in text
 

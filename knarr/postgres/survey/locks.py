@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from knarr.errors import KnarrError
 from knarr.plan.names import write_table
-from knarr.plan.resolved import ResolvedMapping, TableName
-from knarr.postgres.mappings import load_mapping, load_mappings
+from knarr.plan.resolved import TableName
 from knarr.postgres.session import Connection
 from knarr.postgres.survey.problems import Problems
 
@@ -30,6 +29,7 @@ SELECT DISTINCT n.nspname, c.relname, l.mode, l.pid, a.application_name, a.usena
  WHERE l.granted AND l.locktype = 'relation' AND l.mode = ANY($3::text[])
    AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+   AND ($4::text IS NULL OR a.application_name IS DISTINCT FROM $4)
  ORDER BY 1, 2, 4
 """
 _STOPS_READING: Final = ["AccessExclusiveLock"]
@@ -62,34 +62,40 @@ async def check_locks(connection: Connection, side: str, names: Iterable[TableNa
         problems.warn(side, text, hint="a run waits for a lock as long as limits.lock_timeout says")
 
 
-async def with_holders(connection: Connection, run_id: str, mapping: int, error: KnarrError) -> KnarrError:
-    """The error of a lock that was not to be had, with who holds locks on the mapping's table now, or on all tables.
+async def holders_on_target(connection: Connection, names: Sequence[TableName]) -> list[str]:
+    """Who holds locks on tables that a step wrote to when it was kept waiting; the server does not say for whom.
 
-    The server does not say whom it waited for. Those that only read are named where nobody else is there: only what
-    drops or empties a table waits for them.
+    Those that only read are named where nobody else is there: only what drops or empties a table waits for them. The
+    worker's own sessions are not: a step's neighbours write to the same table, and keep none of it from the step.
 
     Args:
-        connection: another than the one that waited, or that one after its rollback.
-        mapping: below 0, all of the run's.
+        connection: of the worker, but not the one that waited, unless that has rolled back.
     """
-    resolved = await (load_mappings(connection, run_id) if mapping < 0 else _one(connection, run_id, mapping))
-    names = [each.target for each in resolved]
-    held = await _held(connection, names, [*_LOCKS_ROWS, *_STOPS_WRITING, *_STOPS_READING])
-    held = held or await _held(connection, names, _READS)
-    if not held:
+    own = await connection.fetchval("SELECT pg_catalog.current_setting('application_name')")
+    held = await _held(connection, names, [*_LOCKS_ROWS, *_STOPS_WRITING, *_STOPS_READING], own)
+    return [text for _, text in held or await _held(connection, names, _READS, own)]
+
+
+async def holders_on_source(connection: Connection, names: Sequence[TableName]) -> list[str]:
+    """Who keeps tables from being read."""
+    return [f"on the source {text}" for _, text in await _held(connection, names, _STOPS_READING)]
+
+
+def naming(error: KnarrError, holders: Sequence[str]) -> KnarrError:
+    """The error of a lock that was not to be had, with who holds such locks now."""
+    if not holders:
         return error
-    said = "; ".join(text for _, text in held[:HOLDERS_SHOWN])
-    more = f"; and {len(held) - HOLDERS_SHOWN:,} more" if len(held) > HOLDERS_SHOWN else ""
-    detail = f"{error.detail}\n{said}{more}" if error.detail else ""
-    return type(error)(f"{error.message}; now {said}{more}", hint=error.hint, sqlstate=error.sqlstate, detail=detail)
+    more = f"; and {len(holders) - HOLDERS_SHOWN:,} more" if len(holders) > HOLDERS_SHOWN else ""
+    said = f"; now {'; '.join(holders[:HOLDERS_SHOWN])}{more}"
+    detail = f"{error.detail}{said}" if error.detail else ""
+    return type(error)(f"{error.message}{said}", hint=error.hint, sqlstate=error.sqlstate, detail=detail)
 
 
-async def _one(connection: Connection, run_id: str, mapping: int) -> list[ResolvedMapping]:
-    return [await load_mapping(connection, run_id, mapping)]
-
-
-async def _held(connection: Connection, names: list[TableName], modes: list[str]) -> list[tuple[TableName, str]]:
-    rows = await connection.fetch(_LOCKS, [name.schema_name for name in names], [name.name for name in names], modes)
+async def _held(
+    connection: Connection, names: Sequence[TableName], modes: list[str], but_for: str | None = None
+) -> list[tuple[TableName, str]]:
+    schemas, tables = [name.schema_name for name in names], [name.name for name in names]
+    rows = await connection.fetch(_LOCKS, schemas, tables, modes, but_for)
     found: list[tuple[TableName, str]] = []
     for row in rows:
         table = TableName(schema_name=row["nspname"], name=row["relname"])
