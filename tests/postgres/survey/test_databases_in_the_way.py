@@ -5,12 +5,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from knarr.errors import TransientError
 from knarr.plan.models import Plan
 from knarr.plan.resolved import Survey, TableName
 from knarr.postgres import lease
 from knarr.postgres.schema import install
 from knarr.postgres.session import Connection, connect
 from knarr.postgres.survey import survey
+from knarr.postgres.survey.locks import holders_on_source, naming
 from tests.postgres.survey.conftest import Surveyed, make, told
 
 LEGACY: Final = """
@@ -511,3 +513,23 @@ async def test_a_mapping_onto_itself_is_refused(source: Connection, reader: Conn
     assert [problem[:2] for problem in told(found)] == [
         ("mappings[0].target (public.book)", "the mapping writes the table that it reads")
     ]
+
+
+async def test_who_keeps_the_source_from_being_read_is_told_and_who_only_writes_there_is_not(
+    source: Connection, source_dsn: str
+) -> None:
+    await source.execute(LEGACY)
+    names = [TableName(schema_name="public", name=name) for name in ("book", "author")]
+    other = await connect(source_dsn, application_name="a long ALTER TABLE")
+    try:
+        await other.execute("BEGIN; LOCK TABLE public.book IN ACCESS EXCLUSIVE MODE")
+        await other.execute("LOCK TABLE public.author IN SHARE MODE")
+        found = await holders_on_source(source, names)
+        told = naming(TransientError("lock timeout", sqlstate="55P03"), found * 5)
+    finally:
+        other.terminate()
+
+    (text,) = found
+    assert text.startswith("on the source public.book is locked in AccessExclusiveLock by a long ALTER TABLE (")
+    assert told.message.startswith(f"lock timeout; now {text}; ") and told.message.endswith("; and 2 more")
+    assert (type(told), told.sqlstate) == (TransientError, "55P03")
