@@ -82,7 +82,9 @@ class Beside(Stops):
         return not self.controls.unrecorded or self.run.lease is None
 
     async def stop_watchers(self) -> None:
-        """Waits until every decision is recorded, and stops watching."""
+        """Waits until every order is answered and every decision recorded, and stops watching."""
+        if not workflow.all_handlers_finished():
+            await workflow.wait_condition(workflow.all_handlers_finished)
         await self.recorded()
         for watcher in self._watchers:
             watcher.cancel()

@@ -1,5 +1,6 @@
 """The doors through which operators reach a run: updates that are validated and answered, signals, queries."""
 
+from datetime import timedelta
 from typing import Final
 
 from temporalio import workflow
@@ -20,6 +21,12 @@ with workflow.unsafe.imports_passed_through():
 # Who gave an order that came as a bare signal, e.g. by `temporal workflow signal --name pause`.
 BY_SIGNAL: Final = Order(actor="signal")
 
+# A worker that first hears of a run by an update may be handed it together with what the task before had taken in, and
+# before that; a replay is handed one after the other (temporalio/sdk-rust #1146). All that an order sets going at once
+# must not depend on which it was. So an update only starts a timer, and the order is carried out when that fires.
+ORDERS_BY_THEMSELVES: Final = "an order is carried out in a workflow task of its own"
+A_MOMENT: Final = timedelta(milliseconds=1)
+
 
 class TakesOrders:
     """A workflow that can be paused, resumed, aborted, approved, completed, rolled back, and asked where it is.
@@ -33,8 +40,12 @@ class TakesOrders:
     def _check(self, action: str, order: Order) -> None:
         self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.orderable)
 
-    def _apply(self, action: str, order: Order) -> Accepted:
+    async def _apply(self, action: str, order: Order) -> Accepted:
+        """Carries an order out. Raises ApplicationError (type OrderRefused) when another has come before it."""
         conduct = self.conduct
+        if workflow.patched(ORDERS_BY_THEMSELVES):
+            await workflow.sleep(A_MOMENT, summary=f"{action} by {order.actor}")
+            self._check(action, order)
         return conduct.controls.apply(action, order, conduct.view.state, conduct.orderable)
 
     def _signalled(self, action: str, order: Order) -> None:
@@ -45,44 +56,44 @@ class TakesOrders:
             controls.apply(action, order, state, checkpoints)
 
     @workflow.update
-    def pause(self, order: Order) -> Accepted:
+    async def pause(self, order: Order) -> Accepted:
         """No new partition starts; those under way end."""
-        return self._apply("pause", order)
+        return await self._apply("pause", order)
 
     @workflow.update
-    def resume(self, order: Order) -> Accepted:
+    async def resume(self, order: Order) -> Accepted:
         """Goes on after a pause, or forward again from a checkpoint."""
-        return self._apply("resume", order)
+        return await self._apply("resume", order)
 
     @workflow.update
-    def abort(self, order: Order) -> Accepted:
+    async def abort(self, order: Order) -> Accepted:
         """Takes everything back and ends the run as canceled."""
-        return self._apply("abort", order)
+        return await self._apply("abort", order)
 
     @workflow.update
-    def rollback(self, order: RollbackOrder) -> Accepted:
+    async def rollback(self, order: RollbackOrder) -> Accepted:
         """Takes the run back to a checkpoint or to the start; by default to the last phase that was verified."""
-        return self._apply("rollback", order)
+        return await self._apply("rollback", order)
 
     @workflow.update
-    def approve(self, order: Order) -> Accepted:
+    async def approve(self, order: Order) -> Accepted:
         """Lets a phase that waits for approval go on."""
-        return self._apply("approve", order)
+        return await self._apply("approve", order)
 
     @workflow.update
-    def complete(self, order: Order) -> Accepted:
+    async def complete(self, order: Order) -> Accepted:
         """Ends the time in which a run that succeeded can still be taken back."""
-        return self._apply("complete", order)
+        return await self._apply("complete", order)
 
     @workflow.update
-    def retry(self, order: AnswerOrder) -> Accepted:
+    async def retry(self, order: AnswerOrder) -> Accepted:
         """Tries again what is stuck."""
-        return self._apply("retry", order)
+        return await self._apply("retry", order)
 
     @workflow.update
-    def skip(self, order: AnswerOrder) -> Accepted:
+    async def skip(self, order: AnswerOrder) -> Accepted:
         """Leaves what is stuck as it is, where the run can do without; needs a reason, and the report says so."""
-        return self._apply("skip", order)
+        return await self._apply("skip", order)
 
     @pause.validator
     def _pause_makes_sense(self, order: Order) -> None:

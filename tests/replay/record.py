@@ -112,6 +112,24 @@ async def aborted(scene: Scene) -> WorkflowHandle[Any, Any]:
     return await failed(handle)
 
 
+async def ordered(scene: Scene) -> WorkflowHandle[Any, Any]:
+    """Every order there is but those of a stop, each carried out by itself; children are held and let go on."""
+    rollout = [{"phase": "canary", "where": {"shop.customer": "c.c_id % 10 = 0"}, "approve": "manual"}]
+    plan = {"rollout": [*rollout, {"phase": "everyone"}], "rollback": {"keep_for": "7d"}}
+    handle = await scene.start(PLAN | plan | {"limits": {"partition_size": "8KiB"}})
+    await scene.until(handle, "waiting for approval")
+    await scene.order(handle, "approve")
+    await scene.until(handle, "running")
+    await scene.order(handle, "pause")
+    await scene.until(handle, "paused")
+    await scene.order(handle, "resume")
+    await scene.until(handle, "kept open")
+    await handle.execute_update("rollback", RollbackOrder(actor="tester", reason="once more", to="canary"))
+    await scene.until(handle, "at checkpoint")
+    await scene.order(handle, "abort")
+    return await failed(handle)
+
+
 async def refused(scene: Scene) -> WorkflowHandle[Any, Any]:
     """A survey that finds the target occupied."""
     await run_script(scene.target_dsn, "CREATE SCHEMA shop; CREATE TABLE shop.customer (id int)")
@@ -127,7 +145,7 @@ async def failed(handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
     raise RuntimeError("the run succeeded")
 
 
-PLAYS: Final[list[Play]] = [completed, phased, returned, halted, rolled_back, aborted, refused]
+PLAYS: Final[list[Play]] = [completed, phased, returned, halted, rolled_back, aborted, ordered, refused]
 
 
 async def record(address: str, play: Play) -> None:

@@ -1,0 +1,76 @@
+"""An order is the first thing that a worker hears of a run that another worker had: the run must replay ever after.
+
+What such a worker is handed differs from what a later one is (temporalio/sdk-rust #1146): after two workflow tasks that
+gave no command, the order comes together with what the second of them had taken in, and before it.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import asyncpg
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from tests.saga.scene import PATIENCE, PLAN, Scene
+from worker import PASSED_THROUGH
+from workflows.messages import Order, VerifiedRows
+from workflows.registry import ALL_WORKFLOWS
+
+pytestmark = pytest.mark.saga
+
+ONE_BY_ONE: Final = PLAN | {"parallelism": {"mappings": 1, "partitions": 2, "verify": 2}}
+# How a history ends that has just taken something in: what came, and a workflow task without a command.
+TASK: Final = ["WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_COMPLETED"]
+
+
+async def taken_in(handle: WorkflowHandle[Any, Any], event: str) -> None:
+    """Waits until the run's last task has taken in an event of this type and has answered with no command."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            last = [EventType.Name(each.event_type) for each in (await handle.fetch_history()).events[-4:]]
+            if last == [f"EVENT_TYPE_{name}" for name in (event, *TASK)]:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def replay(handle: WorkflowHandle[Any, Any]) -> None:
+    replayer = Replayer(
+        workflows=ALL_WORKFLOWS,
+        data_converter=pydantic_data_converter,
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
+        ),
+    )
+    await replayer.replay_workflow(await handle.fetch_history())
+
+
+@pytest.mark.parametrize("action", ["resume", "abort", "rollback"])
+async def test_an_order_that_a_new_worker_takes_first_of_all_replays(scene: Scene, action: str) -> None:
+    async with scene.worker():
+        handle = await scene.start(ONE_BY_ONE, pause_before=["next mapping"])
+        await scene.until_shown(handle, "paused")
+        await taken_in(handle, "ACTIVITY_TASK_COMPLETED")
+        target = await asyncpg.connect(scene.target_dsn)
+        async with target.transaction():
+            # What is recorded waits for this, so that it ends after the next signal.
+            await target.execute("SELECT FROM knarr.audit_head FOR UPDATE")
+            await handle.signal("pause", Order(actor="tester", reason="paused already: only to be recorded"))
+            await handle.signal("verified_rows", VerifiedRows(rows=0, round=-1))
+            await taken_in(handle, "WORKFLOW_EXECUTION_SIGNALED")
+        await target.close()
+        await taken_in(handle, "ACTIVITY_TASK_COMPLETED")
+
+    given = asyncio.create_task(scene.order(handle, action))
+    async with scene.worker(cached=0):
+        await given
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await handle.result()
+        except WorkflowFailureError:
+            assert action != "resume"
+
+    await replay(handle)
