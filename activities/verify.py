@@ -87,7 +87,7 @@ async def verify_partitions(given: VerifyInput) -> VerifyResult:
                         shown=plan.limits.findings,
                         on_progress=comparing.on_progress,
                     )
-                    result = await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
+                result = await stored(given, result)
                 metrics.partition_verified(run.plan, result.target_rows or 0, result.findings_total)
                 await pace.after(result.source_rows or 0, result.seconds)
             found.append(result)
@@ -98,60 +98,59 @@ async def verify_partitions(given: VerifyInput) -> VerifyResult:
 async def verify_integrity(given: VerifyInput) -> VerifyResult:
     """Keys, foreign keys, constraints and sequences of one mapping, recomputed and not read off the catalogue."""
     run = given.run
-    async with working("verify", run, mapping=given.mapping), source_of(run) as source, target_of(run) as target:
-        mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
-        plan = await mappings.load_plan(target, run.run_id)
-        is_last = given.phase == plan.rollout[-1].phase
-        result = await integrity.check_integrity(
-            target,
-            mapping,
-            source=source,
-            shown=plan.limits.findings,
-            stages=STAGES if is_last else integrity.BEFORE_LAST_PHASE,
-        )
-        return told([await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)])
+    async with working("verify", run, mapping=given.mapping):
+        async with source_of(run) as source, target_of(run) as target:
+            mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
+            plan = await mappings.load_plan(target, run.run_id)
+            is_last = given.phase == plan.rollout[-1].phase
+            result = await integrity.check_integrity(
+                target,
+                mapping,
+                source=source,
+                shown=plan.limits.findings,
+                stages=STAGES if is_last else integrity.BEFORE_LAST_PHASE,
+            )
+        return told([await stored(given, result)])
 
 
 @activity.defn
 async def verify_rules(given: VerifyInput) -> VerifyResult:
     """The business rules of one mapping."""
     run = given.run
-    async with working("verify", run, mapping=given.mapping), target_of(run) as target:
-        mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
-        plan = await mappings.load_plan(target, run.run_id)
-        checked = await rules.check_rules(target, mapping, plan.limits.findings)
-        return told(
-            [
-                await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
-                for result in checked
-            ]
-        )
+    async with working("verify", run, mapping=given.mapping):
+        async with target_of(run) as target:
+            mapping = await mappings.load_mapping(target, run.run_id, given.mapping)
+            plan = await mappings.load_plan(target, run.run_id)
+            checked = await rules.check_rules(target, mapping, plan.limits.findings)
+        return told([await stored(given, result) for result in checked])
 
 
 @activity.defn
 async def verify_cross_check(given: VerifyInput) -> VerifyResult:
     """One of the plan's checks: a query on each side whose answers must agree."""
     run = given.run
-    async with working("verify", run), source_of(run) as source, target_of(run) as target:
-        plan = await mappings.load_plan(target, run.run_id)
-        check = next(check for check in plan.checks if check.name == given.check)
-        result = await cross.check_cross(source, target, check, plan.limits.findings)
-        return told([await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)])
+    async with working("verify", run):
+        async with source_of(run) as source, target_of(run) as target:
+            plan = await mappings.load_plan(target, run.run_id)
+            check = next(check for check in plan.checks if check.name == given.check)
+            result = await cross.check_cross(source, target, check, plan.limits.findings)
+        return told([await stored(given, result)])
 
 
 @activity.defn
 async def verify_downstream(given: VerifyInput) -> VerifyResult:
     """One thing that consumers of the data must see; asked again until the check's own deadline."""
     run = given.run
-    async with working("verify", run), target_of(run) as target:
-        plan = await mappings.load_plan(target, run.run_id)
-        check = next(check for check in plan.downstream if check.name == given.check)
-        key = CheckKey(kind="downstream", name=check.name)
-        result = await results.done(target, run.run_id, given.phase, given.round, key)
-        if result is None:
+    async with working("verify", run):
+        async with target_of(run) as target:
+            plan = await mappings.load_plan(target, run.run_id)
+            check = next(check for check in plan.downstream if check.name == given.check)
+            key = CheckKey(kind="downstream", name=check.name)
+            result = await results.done(target, run.run_id, given.phase, given.round, key)
+            if result is not None:
+                return told([result])
             result = await downstream.check_downstream(check, target, pools(), shown=plan.limits.findings)
-            result = await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
-        return told([result])
+        return told([await stored(given, result)])
 
 
 @activity.defn
@@ -222,6 +221,13 @@ async def withdraw_verdict(given: CompensationInput) -> StepResult:
         withdrawn = await results.withdraw(target, run.run_id, given.phase)
         head = await compensated(target, run, "verify", f"{withdrawn} verdicts withdrawn", phase=given.phase)
         return StepResult(count=withdrawn, head=head)
+
+
+async def stored(given: VerifyInput, result: CheckResult) -> CheckResult:
+    """Keeps a result, by another connection than the check's: one side's failure may have ended the other's."""
+    run = given.run
+    async with target_of(run) as target:
+        return await results.store(target, lease_of(run), run.run_id, given.phase, given.round, result)
 
 
 def told(found: list[CheckResult]) -> VerifyResult:

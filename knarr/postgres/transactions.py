@@ -20,12 +20,13 @@ async def transaction(
 ) -> AsyncIterator[None]:
     """A transaction with the plan's time limits that never leaves a half-done connection; errors pass as they are.
 
-    READ COMMITTED, as the fence needs it; with `snapshot` REPEATABLE READ and READ ONLY, for the source. On a
-    cancellation the connection is ended at once, which rolls back.
+    READ COMMITTED, as the fence needs it; with `snapshot` REPEATABLE READ and READ ONLY, for what is only read. On a
+    cancellation the connection is ended at once, which rolls back: one that came between BEGIN and its answer would
+    else leave a transaction that asyncpg does not know of.
     """
     begun = connection.transaction(isolation="repeatable_read" if snapshot else "read_committed", readonly=snapshot)
-    await begun.start()
     try:
+        await begun.start()
         if limits is not None:
             for name, value in (("lock_timeout", limits.lock_timeout), ("statement_timeout", limits.statement_timeout)):
                 await connection.execute("SELECT set_config($1, $2, true)", name, f"{round(seconds(value) * 1000)}ms")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from knarr.postgres.session import Connection
+from knarr.postgres.transactions import transaction
 
 PINNED: Final[dict[str, str]] = {
     "TimeZone": "UTC",
@@ -36,9 +37,9 @@ SEEN: Final = "SELECT to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' '
 async def snapshot(connection: Connection) -> AsyncIterator[str]:
     """A read-only transaction with one snapshot; yields when it began (UTC) and which transactions it could see.
 
-    The connection must not be in a transaction already.
+    The connection must not be in a transaction already. Who is cancelled in it finds the connection ended.
     """
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
+    async with transaction(connection, snapshot=True):
         await connection.fetch(PIN, list(PINNED), list(PINNED.values()))
         seen: str = await connection.fetchval(SEEN)
         yield seen
