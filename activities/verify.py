@@ -147,10 +147,10 @@ async def verify_downstream(given: VerifyInput) -> VerifyResult:
             check = next(check for check in plan.downstream if check.name == given.check)
             key = CheckKey(kind="downstream", name=check.name)
             result = await results.done(target, run.run_id, given.phase, given.round, key)
-            if result is not None:
-                return told([result])
-            result = await downstream.check_downstream(check, target, pools(), shown=plan.limits.findings)
-        return told([await stored(given, result)])
+        if result is None:
+            result = await downstream.check_downstream(check, run.target, pools(), shown=plan.limits.findings)
+            result = await stored(given, result)
+        return told([result])
 
 
 @activity.defn

@@ -130,7 +130,8 @@ async def verify_plan(
         TransientError: a server stayed out of reach.
     """
     started, phase, plan_hash = datetime.now(UTC), plan.rollout[-1].phase, digest_of(canonical_json(plan))
-    size = min(plan.parallelism.verify + 1, 64)
+    # A downstream check that asks the target's own alias holds three connections to it: nobody waits for another's end.
+    size = 3 * plan.parallelism.verify + 1
     pools = Pools(connections, application_name=f"knarr verify {plan.name}", size=size)
     try:
         async with (
@@ -222,7 +223,7 @@ def _cross(plan: Plan, name: str) -> Unit:
 def _downstream(work: _Work, check: DownstreamCheck) -> Unit:
     async def downstream(source: Connection, target: Connection, count: Callable[[int], None]) -> list[CheckResult]:
         shown = work.plan.limits.findings
-        return [await check_downstream(check, target, work.pools, folder=work.folder, shown=shown)]
+        return [await check_downstream(check, work.plan.target, work.pools, folder=work.folder, shown=shown)]
 
     return downstream
 

@@ -19,7 +19,7 @@ from knarr.errors import DataError, PlanError, TransientError, raised_at
 from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.plan.models import CrossCheck
 from knarr.plan.units import seconds
-from knarr.postgres.session import Connection, Pools
+from knarr.postgres.session import Pools
 from knarr.postgres.transform import load_function
 from knarr.redis import get
 from knarr.verify.attempt import attempted
@@ -31,14 +31,14 @@ REQUEST_SECONDS: Final = 30.0
 
 
 async def check_downstream(
-    check: DownstreamCheck, target: Connection, pools: Pools, *, folder: Path | None = None, shown: int = 100
+    check: DownstreamCheck, target: str, pools: Pools, *, folder: Path | None = None, shown: int = 100
 ) -> CheckResult:
     """Asks until it holds or the time is over; the last answer is the result.
 
     Args:
         check: what to ask.
-        target: pinned session, not in a transaction.
-        pools: lends connections of the alias that a query names.
+        target: the target's alias.
+        pools: lends connections of both; each try has new ones, since one side's failure may end the other's.
         folder: where the plan lies, for its function; None: the working directory.
         shown: how many findings the result holds at most; all are counted.
 
@@ -128,12 +128,12 @@ def _compared(key: CheckKey, check: DownstreamCheck, found: JsonValue, shown: in
 
 
 async def _ask_database(
-    key: CheckKey, name: str, query: OtherQuery, target: Connection, pools: Pools, shown: int
+    key: CheckKey, name: str, query: OtherQuery, target: str, pools: Pools, shown: int
 ) -> CheckResult:
-    async with pools.acquire(query.alias, read_only=True) as other:
+    async with pools.acquire(target, read_only=True) as ours, pools.acquire(query.alias, read_only=True) as other:
         # The target says what must be there, so it takes the part that the source has in a cross check.
         cross = CrossCheck(name=name, source=query.target, target=query.query, tolerance=query.tolerance)
-        result = await check_cross(target, other, cross, shown)
+        result = await check_cross(ours, other, cross, shown)
     told = {"kind": "downstream", "hint": f"downstream check '{name}': found on {query.alias}"}
     return CheckResult(
         **key.model_dump(),

@@ -1,5 +1,6 @@
 """Downstream checks: asked until they hold or the time is over."""
 
+import asyncio
 import http.server
 import itertools
 import json
@@ -15,6 +16,8 @@ from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.postgres.session import Connection, Pools
 from knarr.settings import Connections
 from knarr.verify.downstream import check_downstream
+from tests.faults.proxy import Proxy
+from tests.faults.stage import through
 
 MODULES: Final = itertools.count(1)
 Answer = Callable[[int], tuple[int, bytes]]
@@ -50,22 +53,21 @@ def serve() -> Iterator[Callable[[Answer], str]]:
 
 
 @pytest.fixture
-async def pools(source_dsn: str) -> AsyncIterator[Pools]:
-    pools = Pools(Connections({"search": SecretStr(source_dsn)}, Path("knarr.toml")))
+async def pools(source_dsn: str, target_dsn: str) -> AsyncIterator[Pools]:
+    addresses = {"search": SecretStr(source_dsn), "shop": SecretStr(target_dsn)}
+    pools = Pools(Connections(addresses, Path("knarr.toml")))
     yield pools
     await pools.close()
 
 
-async def test_an_endpoint_is_asked_until_its_cache_has_caught_up(
-    target: Connection, pools: Pools, serve: Callable[[Answer], str]
-) -> None:
+async def test_an_endpoint_is_asked_until_its_cache_has_caught_up(pools: Pools, serve: Callable[[Answer], str]) -> None:
     url = serve(lambda n: (503, b"") if n == 1 else (200, json.dumps({"orders": [{"total": n * 10}]}).encode()))
     endpoint = Endpoint(url=url, pointer="/orders/0/total", equals=40)
     check = DownstreamCheck(name="api", http=endpoint, within="20s", every="50ms")
-    result = await check_downstream(check, target, pools)
+    result = await check_downstream(check, "shop", pools)
     assert result.outcome == "passed" and "try 4" in result.message
     late = DownstreamCheck(name="api", http=endpoint)
-    result = await check_downstream(late, target, pools)
+    result = await check_downstream(late, "shop", pools)
     assert (result.outcome, result.counts) == ("failed", {"downstream": 1})
     assert (result.findings[0].expected, result.findings[0].found) == ("40", "50")
 
@@ -87,37 +89,53 @@ async def test_an_endpoint_without_an_answer_has_failed(
     reason: str,
 ) -> None:
     check = DownstreamCheck(name="api", http=Endpoint(url=serve(lambda _: answer), pointer=pointer, equals=1))
-    result = await check_downstream(check, target, pools)
+    result = await check_downstream(check, "shop", pools)
     assert result.outcome == "could not run" and reason in result.message
 
 
-async def test_nobody_listening_has_failed(target: Connection, pools: Pools) -> None:
+async def test_nobody_listening_has_failed(pools: Pools) -> None:
     check = DownstreamCheck(name="api", http=Endpoint(url="http://127.0.0.1:9/", equals=1))
-    result = await check_downstream(check, target, pools)
+    result = await check_downstream(check, "shop", pools)
     assert result.outcome == "could not run" and "did not answer" in result.message
 
 
-async def test_true_is_not_one(target: Connection, pools: Pools, serve: Callable[[Answer], str]) -> None:
+async def test_true_is_not_one(pools: Pools, serve: Callable[[Answer], str]) -> None:
     check = DownstreamCheck(name="api", http=Endpoint(url=serve(lambda _: (200, b"true")), equals=1))
-    assert (await check_downstream(check, target, pools)).outcome == "failed"
+    assert (await check_downstream(check, "shop", pools)).outcome == "failed"
 
 
-async def test_another_database_must_give_what_the_target_gives(target: Connection, pools: Pools) -> None:
+async def test_another_database_must_give_what_the_target_gives(pools: Pools) -> None:
     query = OtherQuery(alias="search", query="VALUES ('a', 1.0), ('b', 2)", target="VALUES ('b', 2.0), ('a', 1.004)")
-    result = await check_downstream(DownstreamCheck(name="index", query=query), target, pools)
+    result = await check_downstream(DownstreamCheck(name="index", query=query), "shop", pools)
     assert result.outcome == "failed" and result.findings[0].kind == "downstream"
     assert (result.findings[0].expected, result.findings[0].found) == ("1.004", "1.0")
     within = query.model_copy(update={"tolerance": 0.01})
-    assert (await check_downstream(DownstreamCheck(name="index", query=within), target, pools)).outcome == "passed"
+    assert (await check_downstream(DownstreamCheck(name="index", query=within), "shop", pools)).outcome == "passed"
 
 
-async def test_an_alias_that_leads_nowhere_has_failed(target: Connection, pools: Pools) -> None:
+async def test_a_database_that_fails_while_the_target_only_begins_is_asked_again(
+    source: Connection, source_dsn: str, target_dsn: str
+) -> None:
+    query = OtherQuery(alias="search", query="SELECT count(*) FROM public.catching_up", target="SELECT 0")
+    check = DownstreamCheck(name="index", query=query, within="20s", every="100ms")
+    with Proxy(target_dsn, delay=0.03) as proxy:
+        addresses = {"search": SecretStr(source_dsn), "shop": SecretStr(through(target_dsn, proxy.port))}
+        pools = Pools(Connections(addresses, Path("knarr.toml")))
+        asking = asyncio.create_task(check_downstream(check, "shop", pools))
+        await asyncio.sleep(1)
+        await source.execute("CREATE TABLE public.catching_up ()")
+        result = await asking
+        await pools.close()
+    assert result.outcome == "passed" and "try 1," not in result.message
+
+
+async def test_an_alias_that_leads_nowhere_has_failed(pools: Pools) -> None:
     query = OtherQuery(alias="nobody", query="SELECT 1", target="SELECT 1")
-    result = await check_downstream(DownstreamCheck(name="index", query=query), target, pools)
+    result = await check_downstream(DownstreamCheck(name="index", query=query), "shop", pools)
     assert result.outcome == "could not run" and "nobody" in result.message.lower()
 
 
-async def test_a_function_gives_its_problems(target: Connection, pools: Pools, tmp_path: Path) -> None:
+async def test_a_function_gives_its_problems(pools: Pools, tmp_path: Path) -> None:
     module = f"downstream_{next(MODULES)}"
     (tmp_path / f"{module}.py").write_text(
         "calls = []\n"
@@ -129,7 +147,7 @@ async def test_a_function_gives_its_problems(target: Connection, pools: Pools, t
 
     async def outcome(function: str, within: str = "0s") -> tuple[str, int, str]:
         check = DownstreamCheck(name="redis", function=f"{module}:{function}", within=within, every="10ms")
-        result = await check_downstream(check, target, pools, folder=tmp_path, shown=2)
+        result = await check_downstream(check, "shop", pools, folder=tmp_path, shown=2)
         assert len(result.findings) <= 2
         return result.outcome, result.findings_total, result.message
 
