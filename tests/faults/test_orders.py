@@ -17,7 +17,8 @@ from tests.faults.record import LONG, recorded
 from tests.faults.shop import PLAN
 from tests.faults.stage import Stage, Theatre
 from tests.faults.test_kills import FORWARD
-from workflows.messages import Order
+from tests.saga.scene import replayer
+from workflows.messages import Order, RollbackOrder
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -71,7 +72,7 @@ async def test_one_run_id_can_be_started_once(theatre: Theatre, tmp_path: Path) 
 
 async def say(handle: WorkflowHandle[Any, Any], action: str, reason: str, *, update: bool) -> str:
     """Gives one order; returns `accepted`, `refused`, or `sent` for a signal, whose answer is in the trail."""
-    order = Order(actor="storm", reason=reason)
+    order = (RollbackOrder if action == "rollback" else Order)(actor="storm", reason=reason)
     if not update:
         await handle.signal(action, order)
         return "sent"
@@ -151,6 +152,51 @@ async def test_a_storm_of_orders(theatre: Theatre, tmp_path: Path, ending: oracl
                 worker.kill()
             case.violations += await weathered(stage, told)
             case.violations += await stage.judge(outcome, ending)
+
+
+GATES: Final = ["claim", "survey", "create", "copy", "next mapping", "build", "foreign keys", "verify", "seal"]
+# How the last order ends the run.
+FINALLY: Final[dict[oracle.Outcome, str]] = {"completed": "resume", "aborted": "abort", "rolled back": "rollback"}
+
+
+@pytest.mark.parametrize(
+    "ending", ["aborted", *(pytest.param(one, marks=pytest.mark.slow) for one in FINALLY for _ in range(5))]
+)
+async def test_each_order_is_the_first_thing_that_a_new_worker_hears(
+    theatre: Theatre, tmp_path: Path, ending: oracle.Outcome
+) -> None:
+    seed = random.SystemRandom().randrange(2**31)
+    must = "each is carried out, and the run replays from its history, event for event"
+    with recorded("worker SIGKILLed while the run is paused, an order, the next worker", must, seed=seed) as case:
+        chance = random.Random(seed)
+        last = len(GATES) if ending == "completed" else chance.randint(5, len(GATES)) if LONG else 5
+        case.note = f"resumed at {last - 1} gates, then {ending}"
+        async with theatre.stage(tmp_path) as stage:
+            handle = await stage.scene.start(PLAN, pause_before=[*GATES])
+            worker = stage.worker()
+            for number in range(1, last + 1):
+                await stage.scene.until_shown(handle, "paused")
+                await asyncio.sleep(chance.random() * 0.4)
+                worker.kill()
+                action = FINALLY[ending] if number == last else "resume"
+                given = asyncio.create_task(say(handle, action, f"order {number}", update=True))
+                worker = stage.worker()
+                if await given != "accepted":
+                    case.violations.append(f"{action} at gate {number} was refused")
+            outcome, _ = await stage.ended(handle)
+            case.violations += await replayed(stage)
+            case.violations += await stage.judge(outcome, ending)
+
+
+async def replayed(stage: Stage) -> list[str]:
+    """Which of the run's workflows do not replay."""
+    found = []
+    async for each in stage.scene.client.list_workflows(f'TaskQueue = "{stage.scene.task_queue}"'):
+        history = await stage.scene.client.get_workflow_handle(each.id, run_id=each.run_id).fetch_history()
+        result = await replayer().replay_workflow(history, raise_on_replay_failure=False)
+        if result.replay_failure:
+            found.append(f"{each.id} does not replay: {result.replay_failure}")
+    return found
 
 
 REPORTED_LATE: Final = [

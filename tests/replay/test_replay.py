@@ -6,12 +6,8 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import WorkflowHistory
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from worker import PASSED_THROUGH
-from workflows.registry import ALL_WORKFLOWS
+from tests.saga.scene import replayer
 
 pytestmark = pytest.mark.replay
 
@@ -24,17 +20,10 @@ def history(path: Path) -> str:
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.name.removesuffix(".json.gz"))
 async def test_a_stored_history_replays(path: Path) -> None:
-    replayer = Replayer(
-        workflows=ALL_WORKFLOWS,
-        data_converter=pydantic_data_converter,
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-        ),
-    )
     stored = history(path)
     started = json.loads(stored)["events"][0]["workflowExecutionStartedEventAttributes"]
     # The id matters: children's ids begin with it.
-    await replayer.replay_workflow(WorkflowHistory.from_json(started["workflowId"], stored))
+    await replayer().replay_workflow(WorkflowHistory.from_json(started["workflowId"], stored))
 
 
 def test_every_workflow_and_every_way_to_end_is_stored() -> None:

@@ -13,7 +13,7 @@ import asyncpg
 from pydantic import SecretStr
 from temporalio.client import Client, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Worker
+from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.models import PlanDocument
@@ -88,6 +88,10 @@ PLAN: Final[dict[str, Any]] = {
     "limits": {"partition_size": "256KiB"},
 }
 
+SANDBOX: Final = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
+)
+
 _numbers: Final = itertools.count(1)
 PATIENCE: Final = 90.0
 
@@ -127,9 +131,7 @@ class Scene:
             graceful_shutdown_timeout=timedelta(seconds=2),
             max_heartbeat_throttle_interval=timedelta(seconds=1),
             default_heartbeat_throttle_interval=timedelta(seconds=1),
-            workflow_runner=SandboxedWorkflowRunner(
-                restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-            ),
+            workflow_runner=SANDBOX,
         )
         try:
             async with worker:
@@ -212,3 +214,8 @@ async def run_script(dsn: str, script: str) -> None:
 async def connect(address: str) -> Client:
     """A client whose payloads are pydantic models."""
     return await Client.connect(address, data_converter=pydantic_data_converter)
+
+
+def replayer() -> Replayer:
+    """Holds histories against today's workflows, as a worker does that hears of a run for the first time."""
+    return Replayer(workflows=ALL_WORKFLOWS, data_converter=pydantic_data_converter, workflow_runner=SANDBOX)

@@ -11,14 +11,9 @@ import asyncpg
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError, WorkflowHandle
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from tests.saga.scene import PATIENCE, PLAN, Scene
-from worker import PASSED_THROUGH
+from tests.saga.scene import PATIENCE, PLAN, Scene, replayer
 from workflows.messages import Order, VerifiedRows
-from workflows.registry import ALL_WORKFLOWS
 
 pytestmark = pytest.mark.saga
 
@@ -35,17 +30,6 @@ async def taken_in(handle: WorkflowHandle[Any, Any], event: str) -> None:
             if last == [f"EVENT_TYPE_{name}" for name in (event, *TASK)]:
                 return
             await asyncio.sleep(0.05)
-
-
-async def replay(handle: WorkflowHandle[Any, Any]) -> None:
-    replayer = Replayer(
-        workflows=ALL_WORKFLOWS,
-        data_converter=pydantic_data_converter,
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-        ),
-    )
-    await replayer.replay_workflow(await handle.fetch_history())
 
 
 @pytest.mark.parametrize("action", ["resume", "abort", "rollback"])
@@ -73,4 +57,4 @@ async def test_an_order_that_a_new_worker_takes_first_of_all_replays(scene: Scen
         except WorkflowFailureError:
             assert action != "resume"
 
-    await replay(handle)
+    await replayer().replay_workflow(await handle.fetch_history())
