@@ -8,7 +8,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.guard import check_guards
-    from activities.models import Breach, GuardInput
+    from activities.models import Breach, GuardInput, GuardResult
     from workflows.conduct import Conduct
     from workflows.policies import GUARD
 
@@ -55,11 +55,19 @@ async def _watch(conduct: Conduct, phase: str, watched: list[str], task: "asynci
     )
     try:
         await workflow.wait([asking, task] if task else [asking], return_when=asyncio.FIRST_COMPLETED)
-        return asking.result().breaches if asking.done() else []
-    finally:
-        if not asking.done():
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+    except asyncio.CancelledError:  # and no GeneratorExit: a run that a worker drops can await nothing
+        await _until_over(asking)
+        raise
+    if asking.done():
+        return asking.result().breaches
+    await _until_over(asking)
+    return []
+
+
+async def _until_over(asking: workflow.ActivityHandle[GuardResult]) -> None:
+    if not asking.done():
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def _answer(conduct: Conduct, watched: list[str], breaches: list[Breach]) -> list[str]:
