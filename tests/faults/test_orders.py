@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -136,10 +137,15 @@ async def test_a_storm_of_orders(theatre: Theatre, tmp_path: Path, ending: oracl
         case.tried = MESSAGES
         case.note = f"{MESSAGES} orders by 5 people at once, run {ending}"
         async with theatre.stage(tmp_path) as stage:
-            handle = await stage.scene.start(PLAN, pause_before=["verify"])
+            handle = await stage.scene.start(PLAN, pause_before=["copy"])
             stage.worker()
-            told = await storm(handle, random.Random(seed))
-            # Whoever resumed last has let it go on; it must not have ended before the storm.
+            await stage.scene.until_shown(handle, "paused")
+            # Whoever resumes lets it go on; it must not have ended before the storm.
+            other = await asyncpg.connect(stage.scene.target_dsn)
+            async with other.transaction():
+                await other.execute("LOCK TABLE shop.note IN ACCESS EXCLUSIVE MODE")
+                told = await storm(handle, random.Random(seed))
+            await other.close()
             if ending == "aborted":
                 await say(handle, "abort", "the end", update=False)
             while await stage.running(handle):
