@@ -73,7 +73,9 @@ async def test_one_run_id_can_be_started_once(theatre: Theatre, tmp_path: Path) 
 
 async def say(handle: WorkflowHandle[Any, Any], action: str, reason: str, *, update: bool) -> str:
     """Gives one order; returns `accepted`, `refused`, or `sent` for a signal, whose answer is in the trail."""
-    order = (RollbackOrder if action == "rollback" else Order)(actor="storm", reason=reason)
+    order = Order(actor="storm", reason=reason)
+    if action == "rollback":
+        order = RollbackOrder(actor="storm", reason=reason, to="start")
     if not update:
         await handle.signal(action, order)
         return "sent"
