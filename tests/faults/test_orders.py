@@ -242,12 +242,14 @@ async def test_an_abort_comes_when_a_step_is_done_and_not_yet_reported(
 
 
 async def begun_after_the_abort(handle: WorkflowHandle[Any, Any]) -> list[str]:
-    """Names of the steps forward that the run's history has after the abort was accepted."""
+    """Names of the steps forward that the run's history has after the abort was answered."""
     begun: list[str] = []
-    aborted = False
+    accepted, aborted = 0, False
     async for event in handle.fetch_history_events():
-        accepted = event.workflow_execution_update_accepted_event_attributes
-        aborted = aborted or accepted.accepted_request.input.name == "abort"
+        if event.workflow_execution_update_accepted_event_attributes.accepted_request.input.name == "abort":
+            accepted = event.event_id
+        answered = event.workflow_execution_update_completed_event_attributes.accepted_event_id
+        aborted = aborted or (bool(answered) and answered == accepted)
         scheduled = event.activity_task_scheduled_event_attributes.activity_type.name
         started = event.start_child_workflow_execution_initiated_event_attributes.workflow_type.name
         if aborted and (started or scheduled in FORWARD):

@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
 def window(browser: Browser) -> BrowserContext:
     """Always the same size, time zone and language, without movement; as wide as an operator's."""
     return browser.new_context(
-        viewport={"width": 1600, "height": 1000},
+        viewport={"width": 1600, "height": 1200},
         timezone_id="UTC",
         locale="en-GB",
         reduced_motion="reduce",
