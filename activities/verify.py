@@ -148,7 +148,9 @@ async def verify_downstream(given: VerifyInput) -> VerifyResult:
             key = CheckKey(kind="downstream", name=check.name)
             result = await results.done(target, run.run_id, given.phase, given.round, key)
         if result is None:
-            result = await downstream.check_downstream(check, run.target, pools(), shown=plan.limits.findings)
+            result = await downstream.check_downstream(
+                check, lambda: target_of(run), pools(), shown=plan.limits.findings
+            )
             result = await stored(given, result)
         return told([result])
 

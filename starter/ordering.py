@@ -21,7 +21,7 @@ from starter.exits import Exit
 from starter.failures import StarterError
 from starter.lost import refusal
 from starter.runs import RunHandle
-from workflows.messages import SIGNALS, Accepted, Order, Progress, RollbackOrder
+from workflows.messages import REFUSED, SIGNALS, Accepted, Order, Progress, RollbackOrder
 
 ANSWER_WITHIN: Final = timedelta(seconds=20)
 NAMES_WITHIN_SECONDS: Final = 15.0
@@ -41,16 +41,19 @@ async def give(handle: RunHandle, action: str, order: Order) -> Answer:
     """Give the order and return the run's answer.
 
     Raises:
-        StarterError: exit 5, the run refused it and says why, or does not know yet what its mappings are called; exit
-            4, no worker answers and it can't be left for one.
+        StarterError: exit 5, the run refused it and says why, or ended before it, or does not know yet what its
+            mappings are called; exit 4, no worker answers and it can't be left for one, though it may still be done.
     """
     if isinstance(order, RollbackOrder) and "/" in order.to:
         await until_named(handle)
     try:
         accepted = await handle.execute_update(action, order, result_type=Accepted, rpc_timeout=ANSWER_WITHIN)
     except WorkflowUpdateFailedError as error:
-        reason = error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
-        raise StarterError(Exit.REFUSED, f"{action} is refused: {reason}", hint=f"knarr status {handle.id}") from error
+        cause = error.cause
+        reason = cause.message if isinstance(cause, ApplicationError) else str(cause)
+        refused = isinstance(cause, ApplicationError) and cause.type == REFUSED
+        what = "is refused" if refused else "was not carried out"
+        raise StarterError(Exit.REFUSED, f"{action} {what}: {reason}", hint=f"knarr status {handle.id}") from error
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
         return await _leave(handle, action, order, error)
     except RPCError as error:
@@ -89,8 +92,9 @@ async def _leave(handle: RunHandle, action: str, order: Order, error: Exception)
     if action not in SIGNALS:
         raise StarterError(
             Exit.UNREACHABLE,
-            f"no worker answered within {ANSWER_WITHIN.total_seconds():.0f} s, so {action} was not given",
-            hint="start a worker (knarr worker) and say it again",
+            f"no worker answered within {ANSWER_WITHIN.total_seconds():.0f} s; {action} may still be carried out "
+            "when one comes",
+            hint=f"start a worker (knarr worker), then look before you say it again: knarr status {handle.id}",
         ) from error
     await handle.signal(action, order)
     return Answer(

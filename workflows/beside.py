@@ -83,9 +83,10 @@ class Beside(Stops):
 
     async def stop_watchers(self) -> None:
         """Waits until every order is answered and every decision recorded, and stops watching."""
-        if not workflow.all_handlers_finished():
-            await workflow.wait_condition(workflow.all_handlers_finished)
-        await self.recorded()
+        while not (workflow.all_handlers_finished() and self._all_recorded()):
+            if not workflow.all_handlers_finished():
+                await workflow.wait_condition(workflow.all_handlers_finished)
+            await self.recorded()
         for watcher in self._watchers:
             watcher.cancel()
 
@@ -167,8 +168,8 @@ class Beside(Stops):
             )
 
     def _may_record(self) -> bool:
-        # While the saga is being cancelled only its own commands go out: two tasks that are woken by one order would
-        # race, and a replay that is handed the order in another batch would see them the other way round (TMPRL1100).
+        # While the saga is being cancelled only its own commands go out: in runs that orders.ORDERS_BY_THEMSELVES does
+        # not protect, two tasks that are woken by one order would race.
         settled = self.controls.turn is None or self.settled
         return settled and bool(self.controls.unrecorded) and self.run.lease is not None
 

@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 from temporalio.exceptions import ApplicationError
 
-from workflows.messages import Accepted, AnswerOrder, Decision, Order, RollbackOrder, State, Turn
+from workflows.messages import REFUSED, Accepted, AnswerOrder, Decision, Order, RollbackOrder, State, Turn
 
 SHOWN_OF_A_PROBLEM: Final = 200
 
@@ -83,8 +83,23 @@ class Controls:
 
     def validate(self, action: str, order: Order, state: State, checkpoints: list[str]) -> None:
         """Raises ApplicationError (type OrderRefused) with the reason; an update is then rejected."""
-        if refusal := self.refusal(action, order, state, checkpoints):
-            raise ApplicationError(refusal, type="OrderRefused", non_retryable=True)
+        refusal = self.refusal(action, order, state, checkpoints)
+        if self.completed and action in {"pause", "abort", "rollback"}:
+            refusal = "the run is completing; it can no longer be taken back"
+        if refusal:
+            raise ApplicationError(refusal, type=REFUSED, non_retryable=True)
+
+    def take(self, action: str, order: Order, state: State, checkpoints: list[str]) -> Accepted:
+        """Turns the switch, or notes that the order was refused.
+
+        Raises ApplicationError (type OrderRefused) with the reason.
+        """
+        try:
+            self.validate(action, order, state, checkpoints)
+        except ApplicationError as refused:
+            self.note("operator", action, order.actor, order.reason, refused.message, accepted=False)
+            raise
+        return self.apply(action, order, state, checkpoints)
 
     def _why(self) -> str:
         return f" ({self.turn.kind} by {self.turn.actor})" if self.turn else ""

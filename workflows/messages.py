@@ -27,6 +27,7 @@ State = Literal[
 MappingState = Literal["waiting", "copying", "building", "copied", "verified", "taken back"]
 
 SIGNALS = ("pause", "resume", "abort")
+REFUSED = "OrderRefused"  # the type of the error by which a run refuses an order
 UPDATES = ("pause", "resume", "abort", "approve", "complete", "rollback", "retry", "skip")
 
 

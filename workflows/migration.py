@@ -53,6 +53,7 @@ class MigrationWorkflow(TakesOrders):
         settings = (
             start.resumed.settings if start.resumed else RunSettings.of(Plan.model_validate_json(start.plan.canonical))
         )
+        super().__init__()
         self._start = start
         self.conduct = Conduct(run, settings, start.pause_before, start.resumed)
 

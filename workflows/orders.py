@@ -1,11 +1,14 @@
 """The doors through which operators reach a run: updates that are validated and answered, signals, queries."""
 
-from datetime import timedelta
+import asyncio
+import contextlib
 from typing import Final
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.decide import order_arrived
     from workflows.conduct import Conduct
     from workflows.messages import (
         Accepted,
@@ -17,43 +20,63 @@ with workflow.unsafe.imports_passed_through():
         Status,
         VerifiedRows,
     )
+    from workflows.policies import AT_ONCE
 
 # Who gave an order that came as a bare signal, e.g. by `temporal workflow signal --name pause`.
 BY_SIGNAL: Final = Order(actor="signal")
 
 # A worker that first hears of a run by an update may be handed it together with what the task before had taken in, and
 # before that; a replay is handed one after the other (temporalio/sdk-rust #1146). All that an order sets going at once
-# must not depend on which it was. So an update only starts a timer, and the order is carried out when that fires.
-ORDERS_BY_THEMSELVES: Final = "an order is carried out in a workflow task of its own"
-A_MOMENT: Final = timedelta(milliseconds=1)
+# must not depend on which it was. So an update only starts a local activity, and the order is carried out when that has
+# answered: still in the same workflow task, and after all that came with it. A run that took an order on older code has
+# that in its history, and goes on without this until it continues as new.
+ORDERS_COME_LAST: Final = "an order is carried out after all that came with it"
 
 
 class TakesOrders:
     """A workflow that can be paused, resumed, aborted, approved, completed, rolled back, and asked where it is.
 
-    An update that makes no sense now is rejected with the reason and leaves no event; a signal can't be rejected,
-    so one that makes no sense is written to the audit trail as refused.
+    Orders are carried out one after the other, as they came. An update that makes no sense now is rejected with the
+    reason and leaves no event. What can't be rejected, a signal or an update that another order has overtaken, is
+    written to the audit trail as refused.
     """
 
     conduct: Conduct
 
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._turn = asyncio.Lock()
+
     def _check(self, action: str, order: Order) -> None:
-        self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.orderable)
+        if not self._under_way:  # else those that are under way decide, once they are carried out
+            self.conduct.controls.validate(action, order, self.conduct.view.state, self.conduct.orderable)
 
     async def _apply(self, action: str, order: Order) -> Accepted:
-        """Carries an order out. Raises ApplicationError (type OrderRefused) when another has come before it."""
-        conduct = self.conduct
-        if workflow.patched(ORDERS_BY_THEMSELVES):
-            await workflow.sleep(A_MOMENT, summary=f"{action} by {order.actor}")
-            self._check(action, order)
-        return conduct.controls.apply(action, order, conduct.view.state, conduct.orderable)
+        """Carries an order out. Raises ApplicationError (type OrderRefused) when another has overtaken it."""
+        if workflow.patched(ORDERS_COME_LAST):
+            return await self._in_turn(action, order, comes_last=True)
+        return self.conduct.controls.apply(action, order, self.conduct.view.state, self.conduct.orderable)
 
-    def _signalled(self, action: str, order: Order) -> None:
-        controls, state, checkpoints = self.conduct.controls, self.conduct.view.state, self.conduct.orderable
-        if refusal := controls.refusal(action, order, state, checkpoints):
-            controls.note("operator", action, order.actor, order.reason, refusal, accepted=False)
-        else:
-            controls.apply(action, order, state, checkpoints)
+    async def _signalled(self, action: str, order: Order) -> None:
+        with contextlib.suppress(ApplicationError):
+            if self._under_way:
+                await self._in_turn(action, order)
+            else:
+                self._take(action, order)
+
+    async def _in_turn(self, action: str, order: Order, *, comes_last: bool = False) -> Accepted:
+        self._under_way += 1
+        try:
+            async with self._turn:
+                if comes_last:
+                    with contextlib.suppress(ActivityError):  # however it ended, it has
+                        await workflow.execute_local_activity(order_arrived, start_to_close_timeout=AT_ONCE)
+                return self._take(action, order)
+        finally:
+            self._under_way -= 1
+
+    def _take(self, action: str, order: Order) -> Accepted:
+        return self.conduct.controls.take(action, order, self.conduct.view.state, self.conduct.orderable)
 
     @workflow.update
     async def pause(self, order: Order) -> Accepted:
@@ -128,19 +151,19 @@ class TakesOrders:
         self._check("skip", order)
 
     @workflow.signal(name="pause")
-    def pause_signal(self, order: Order = BY_SIGNAL) -> None:
+    async def pause_signal(self, order: Order = BY_SIGNAL) -> None:
         """The same as the update, for those who have only signals."""
-        self._signalled("pause", order)
+        await self._signalled("pause", order)
 
     @workflow.signal(name="resume")
-    def resume_signal(self, order: Order = BY_SIGNAL) -> None:
+    async def resume_signal(self, order: Order = BY_SIGNAL) -> None:
         """The same as the update, for those who have only signals."""
-        self._signalled("resume", order)
+        await self._signalled("resume", order)
 
     @workflow.signal(name="abort")
-    def abort_signal(self, order: Order = BY_SIGNAL) -> None:
+    async def abort_signal(self, order: Order = BY_SIGNAL) -> None:
         """The same as the update, for those who have only signals."""
-        self._signalled("abort", order)
+        await self._signalled("abort", order)
 
     @workflow.signal
     def partitions_done(self, done: PartitionsDone) -> None:

@@ -112,3 +112,6 @@ COMPENSATION: Final = _options(
         maximum_attempts=COMPENSATION_ATTEMPTS,
     ),
 )
+
+# What does nothing, beside the workflow in its own worker.
+AT_ONCE: Final = timedelta(seconds=5)

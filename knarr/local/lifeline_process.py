@@ -27,6 +27,9 @@ def main() -> None:
     if orders["account"] is not None:
         uid, gid = orders["account"]
         drop = {"user": uid, "group": gid, "extra_groups": []}
+    # Who was started with nohup or & has them ignored, and so would the server.
+    for each in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(each, signal.SIG_DFL)
     # stdout is ours alone, for the pid; the server writes to stderr, which is its log file.
     server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=sys.stderr, cwd="/", **drop)
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -37,7 +37,11 @@ async def transaction(
     except BaseException:
         await end(connection)
         raise
-    await begun.commit()
+    try:
+        await begun.commit()
+    except asyncio.CancelledError:
+        await end(connection)
+        raise
 
 
 async def _roll_back(connection: Connection, begun: asyncpg.transaction.Transaction) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -223,7 +224,8 @@ def _cross(plan: Plan, name: str) -> Unit:
 def _downstream(work: _Work, check: DownstreamCheck) -> Unit:
     async def downstream(source: Connection, target: Connection, count: Callable[[int], None]) -> list[CheckResult]:
         shown = work.plan.limits.findings
-        return [await check_downstream(check, work.plan.target, work.pools, folder=work.folder, shown=shown)]
+        lend = partial(work.pools.acquire, work.plan.target, read_only=True)
+        return [await check_downstream(check, lend, work.pools, folder=work.folder, shown=shown)]
 
     return downstream
 

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from knarr.errors import DataError, PlanError, TransientError, raised_at
 from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.plan.models import CrossCheck
 from knarr.plan.units import seconds
-from knarr.postgres.session import Pools
+from knarr.postgres.session import Connection, Pools
 from knarr.postgres.transform import load_function
 from knarr.redis import get
 from knarr.verify.attempt import attempted
@@ -29,16 +30,18 @@ from knarr.verify.models import CheckKey, CheckResult, Finding, shorten
 LARGEST_ANSWER: Final = 8 * 1024 * 1024  # bytes
 REQUEST_SECONDS: Final = 30.0
 
+Lender = Callable[[], AbstractAsyncContextManager[Connection]]
+
 
 async def check_downstream(
-    check: DownstreamCheck, target: str, pools: Pools, *, folder: Path | None = None, shown: int = 100
+    check: DownstreamCheck, target: Lender, pools: Pools, *, folder: Path | None = None, shown: int = 100
 ) -> CheckResult:
     """Asks until it holds or the time is over; the last answer is the result.
 
     Args:
         check: what to ask.
-        target: the target's alias.
-        pools: lends connections of both; each try has new ones, since one side's failure may end the other's.
+        target: lends a pinned session, once for each try: the other side's failure may end it.
+        pools: lends connections of the alias that a query names.
         folder: where the plan lies, for its function; None: the working directory.
         shown: how many findings the result holds at most; all are counted.
 
@@ -128,9 +131,9 @@ def _compared(key: CheckKey, check: DownstreamCheck, found: JsonValue, shown: in
 
 
 async def _ask_database(
-    key: CheckKey, name: str, query: OtherQuery, target: str, pools: Pools, shown: int
+    key: CheckKey, name: str, query: OtherQuery, target: Lender, pools: Pools, shown: int
 ) -> CheckResult:
-    async with pools.acquire(target, read_only=True) as ours, pools.acquire(query.alias, read_only=True) as other:
+    async with target() as ours, pools.acquire(query.alias, read_only=True) as other:
         # The target says what must be there, so it takes the part that the source has in a cross check.
         cross = CrossCheck(name=name, source=query.target, target=query.query, tolerance=query.tolerance)
         result = await check_cross(ours, other, cross, shown)

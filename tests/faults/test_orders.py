@@ -10,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from tests.faults import oracle
@@ -19,7 +19,7 @@ from tests.faults.shop import PLAN
 from tests.faults.stage import Stage, Theatre
 from tests.faults.test_kills import FORWARD
 from tests.saga.scene import replayer
-from workflows.messages import Order, RollbackOrder
+from workflows.messages import REFUSED, Order, RollbackOrder
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -81,8 +81,9 @@ async def say(handle: WorkflowHandle[Any, Any], action: str, reason: str, *, upd
         return "sent"
     try:
         await handle.execute_update(action, order, id=reason.replace(" ", "-"))
-    except WorkflowUpdateFailedError:
-        return "refused"
+    except WorkflowUpdateFailedError as failed:
+        refused = isinstance(failed.cause, ApplicationError) and failed.cause.type == REFUSED
+        return "refused" if refused else f"lost: {failed.cause}"
     return "accepted"
 
 

@@ -58,3 +58,29 @@ async def test_an_order_that_a_new_worker_takes_first_of_all_replays(scene: Scen
             assert action != "resume"
 
     await replayer().replay_workflow(await handle.fetch_history())
+
+
+@pytest.mark.parametrize(("before", "orders"), [("copy", ["resume", "pause"]), ("", ["pause", "resume"])])
+async def test_orders_that_wait_for_a_worker_are_carried_out_as_they_came(
+    scene: Scene, before: str, orders: list[str]
+) -> None:
+    async with scene.worker():
+        # Paused before it has anything to do, or waiting for an approval.
+        plan = ONE_BY_ONE | {"rollout": [{"phase": "first", "approve": "manual"}, {"phase": "everyone"}]}
+        plan["rollout"][0]["where"] = {"shop.customer": "c.c_id = 1"}
+        handle = await scene.start(plan, pause_before=[before] if before else [])
+        await scene.until(handle, "paused" if before else "waiting for approval")
+
+    given = []
+    for action in orders:
+        given.append(asyncio.create_task(scene.order(handle, action)))
+        await asyncio.sleep(0.5)
+    async with scene.worker(cached=0):
+        await asyncio.gather(*given)
+        state = (await scene.until(handle, "paused", "running", "waiting for approval", "unwinding")).state
+        assert (state == "paused") == (orders[-1] == "pause")
+        await scene.order(handle, "abort")
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+    await replayer().replay_workflow(await handle.fetch_history())

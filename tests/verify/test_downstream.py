@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 from knarr.plan.downstream import DownstreamCheck, Endpoint, OtherQuery
 from knarr.postgres.session import Connection, Pools
 from knarr.settings import Connections
-from knarr.verify.downstream import check_downstream
+from knarr.verify.downstream import Lender, check_downstream
 from tests.faults.proxy import Proxy
 from tests.faults.stage import through
 
@@ -60,14 +60,18 @@ async def pools(source_dsn: str, target_dsn: str) -> AsyncIterator[Pools]:
     await pools.close()
 
 
+def lent(pools: Pools) -> Lender:
+    return lambda: pools.acquire("shop", read_only=True)
+
+
 async def test_an_endpoint_is_asked_until_its_cache_has_caught_up(pools: Pools, serve: Callable[[Answer], str]) -> None:
     url = serve(lambda n: (503, b"") if n == 1 else (200, json.dumps({"orders": [{"total": n * 10}]}).encode()))
     endpoint = Endpoint(url=url, pointer="/orders/0/total", equals=40)
     check = DownstreamCheck(name="api", http=endpoint, within="20s", every="50ms")
-    result = await check_downstream(check, "shop", pools)
+    result = await check_downstream(check, lent(pools), pools)
     assert result.outcome == "passed" and "try 4" in result.message
     late = DownstreamCheck(name="api", http=endpoint)
-    result = await check_downstream(late, "shop", pools)
+    result = await check_downstream(late, lent(pools), pools)
     assert (result.outcome, result.counts) == ("failed", {"downstream": 1})
     assert (result.findings[0].expected, result.findings[0].found) == ("40", "50")
 
@@ -89,28 +93,28 @@ async def test_an_endpoint_without_an_answer_has_failed(
     reason: str,
 ) -> None:
     check = DownstreamCheck(name="api", http=Endpoint(url=serve(lambda _: answer), pointer=pointer, equals=1))
-    result = await check_downstream(check, "shop", pools)
+    result = await check_downstream(check, lent(pools), pools)
     assert result.outcome == "could not run" and reason in result.message
 
 
 async def test_nobody_listening_has_failed(pools: Pools) -> None:
     check = DownstreamCheck(name="api", http=Endpoint(url="http://127.0.0.1:9/", equals=1))
-    result = await check_downstream(check, "shop", pools)
+    result = await check_downstream(check, lent(pools), pools)
     assert result.outcome == "could not run" and "did not answer" in result.message
 
 
 async def test_true_is_not_one(pools: Pools, serve: Callable[[Answer], str]) -> None:
     check = DownstreamCheck(name="api", http=Endpoint(url=serve(lambda _: (200, b"true")), equals=1))
-    assert (await check_downstream(check, "shop", pools)).outcome == "failed"
+    assert (await check_downstream(check, lent(pools), pools)).outcome == "failed"
 
 
 async def test_another_database_must_give_what_the_target_gives(pools: Pools) -> None:
     query = OtherQuery(alias="search", query="VALUES ('a', 1.0), ('b', 2)", target="VALUES ('b', 2.0), ('a', 1.004)")
-    result = await check_downstream(DownstreamCheck(name="index", query=query), "shop", pools)
+    result = await check_downstream(DownstreamCheck(name="index", query=query), lent(pools), pools)
     assert result.outcome == "failed" and result.findings[0].kind == "downstream"
     assert (result.findings[0].expected, result.findings[0].found) == ("1.004", "1.0")
     within = query.model_copy(update={"tolerance": 0.01})
-    assert (await check_downstream(DownstreamCheck(name="index", query=within), "shop", pools)).outcome == "passed"
+    assert (await check_downstream(DownstreamCheck(name="index", query=within), lent(pools), pools)).outcome == "passed"
 
 
 async def test_a_database_that_fails_while_the_target_only_begins_is_asked_again(
@@ -121,7 +125,7 @@ async def test_a_database_that_fails_while_the_target_only_begins_is_asked_again
     with Proxy(target_dsn, delay=0.03) as proxy:
         addresses = {"search": SecretStr(source_dsn), "shop": SecretStr(through(target_dsn, proxy.port))}
         pools = Pools(Connections(addresses, Path("knarr.toml")))
-        asking = asyncio.create_task(check_downstream(check, "shop", pools))
+        asking = asyncio.create_task(check_downstream(check, lent(pools), pools))
         await asyncio.sleep(1)
         await source.execute("CREATE TABLE public.catching_up ()")
         result = await asking
@@ -131,7 +135,7 @@ async def test_a_database_that_fails_while_the_target_only_begins_is_asked_again
 
 async def test_an_alias_that_leads_nowhere_has_failed(pools: Pools) -> None:
     query = OtherQuery(alias="nobody", query="SELECT 1", target="SELECT 1")
-    result = await check_downstream(DownstreamCheck(name="index", query=query), "shop", pools)
+    result = await check_downstream(DownstreamCheck(name="index", query=query), lent(pools), pools)
     assert result.outcome == "could not run" and "nobody" in result.message.lower()
 
 
@@ -147,7 +151,7 @@ async def test_a_function_gives_its_problems(pools: Pools, tmp_path: Path) -> No
 
     async def outcome(function: str, within: str = "0s") -> tuple[str, int, str]:
         check = DownstreamCheck(name="redis", function=f"{module}:{function}", within=within, every="10ms")
-        result = await check_downstream(check, "shop", pools, folder=tmp_path, shown=2)
+        result = await check_downstream(check, lent(pools), pools, folder=tmp_path, shown=2)
         assert len(result.findings) <= 2
         return result.outcome, result.findings_total, result.message
 
