@@ -55,6 +55,8 @@ class Controls:
         if action in answers and state != answers[action]:
             return f"nothing to {action}: the run is {state}, not {answers[action]}"
         if action in {"retry", "skip"} and state != "waiting for a person":
+            if isinstance(order, AnswerOrder) and self.stop and self._over and order.stop == self.stop.number:
+                return f"stop {self.stop.number} is over: {self._over}"
             return f"nothing to {action}: the run is {state}, it does not wait for a person"
         if action in {"retry", "skip"}:
             return self._no_answer(action, order)
