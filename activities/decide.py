@@ -22,8 +22,3 @@ async def record_decision(given: DecisionInput) -> StepResult:
         }
         head = await chain.append(target, given.run.run_id, given.key, given.kind, body)
         return StepResult(count=1, head=head)
-
-
-@activity.defn
-async def order_arrived() -> None:
-    """Does nothing. What a workflow does with its answer comes after all that it was handed together with an order."""

@@ -16,7 +16,7 @@ from activities.build import (
 )
 from activities.claim import claim_target, end_run, release_target
 from activities.copy import copy_partitions, remove_rows
-from activities.decide import order_arrived, record_decision
+from activities.decide import record_decision
 from activities.guard import check_guards
 from activities.prove import record_proofs
 from activities.repair import repair_rows
@@ -73,6 +73,5 @@ def all_activities(pools: Pools) -> list[Callable[..., Any]]:
         request_cancel,
         check_guards,
         record_decision,
-        order_arrived,
         raise_epoch,
     ]

@@ -168,7 +168,7 @@ class Beside(Stops):
             )
 
     def _may_record(self) -> bool:
-        # While the saga is being cancelled only its own commands go out: in runs that orders.ORDERS_COME_LAST does
+        # While the saga is being cancelled only its own commands go out: in runs that orders.ORDERS_BY_THEMSELVES does
         # not protect, two tasks that are woken by one order would race.
         settled = self.controls.turn is None or self.settled
         return settled and bool(self.controls.unrecorded) and self.run.lease is not None

@@ -112,6 +112,3 @@ COMPENSATION: Final = _options(
         maximum_attempts=COMPENSATION_ATTEMPTS,
     ),
 )
-
-# What does nothing, beside the workflow in its own worker.
-AT_ONCE: Final = timedelta(seconds=5)

@@ -15,7 +15,6 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.decide import order_arrived
 from activities.models import (
     ClaimResult,
     Compensation,
@@ -125,7 +124,7 @@ async def continued(
         client,
         task_queue=task_queue,
         workflows=ALL_WORKFLOWS,
-        activities=[recall, order_arrived, *others],
+        activities=[recall, *others],
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
         ),
