@@ -32,6 +32,13 @@ async def taken_in(handle: WorkflowHandle[Any, Any], event: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def scheduled(handle: WorkflowHandle[Any, Any]) -> None:
+    """Waits until the run has given an activity to do: what comes now is taken in by a task of its own."""
+    async with asyncio.timeout(PATIENCE):
+        while not (await handle.describe()).raw_description.pending_activities:
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("action", ["resume", "abort", "rollback"])
 async def test_an_order_that_a_new_worker_takes_first_of_all_replays(scene: Scene, action: str) -> None:
     async with scene.worker():
@@ -43,6 +50,7 @@ async def test_an_order_that_a_new_worker_takes_first_of_all_replays(scene: Scen
             # What is recorded waits for this, so that it ends after the next signal.
             await target.execute("SELECT FROM knarr.audit_head FOR UPDATE")
             await handle.signal("pause", Order(actor="tester", reason="paused already: only to be recorded"))
+            await scheduled(handle)
             await handle.signal("verified_rows", VerifiedRows(rows=0, round=-1))
             await taken_in(handle, "WORKFLOW_EXECUTION_SIGNALED")
         await target.close()
